@@ -1,0 +1,218 @@
+"""The same minutes of training for our engine and for timm's ConvNeXt in a plain loop, on the same images.
+
+    python benchmarks/small_scratch.py --data DIR --minutes 20 --out results/small_scratch_cifar10.json
+
+Both sides get the model size, transforms, Mixup, drop-path, EMA, AdamW and cosine schedule of the `small/scratch` recipe,
+and as many epochs as fit into the minutes at the speed that a trial of each measured. Training time is counted; the one
+evaluation at the end is not. Run it on an idle machine: the two sides take turns, never share it.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from convnext import __version__, recipes
+from convnext.cli.train import train as train_command
+from convnext.data.dataset import ImageDataset
+from convnext.data.mixup import make_mixup
+from convnext.data.open import open_dataset
+from convnext.data.transforms import Preprocess, eval_transform, train_transform
+from convnext.recipes.plan import make_plan
+from convnext.recipes.schema import Recipe
+from convnext.train.recorder import read_lines
+from convnext.train.schedule import cosine
+
+TRIAL_STEPS = 40
+
+
+class Images(torch.utils.data.Dataset):
+    """What a plain script would write."""
+
+    def __init__(self, images: ImageDataset, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.transform(self.images.image(i)), int(self.images.labels[i])
+
+
+def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | None = None) -> dict:
+    """timm's model in a plain loop; `steps` cuts it short and returns its speed only."""
+    import timm
+    from timm.utils import ModelEmaV3
+
+    torch.manual_seed(recipe.seed)
+    train_images, val_images = open_dataset(recipe.data, recipe.val_share, recipe.seed)
+    plan = make_plan(recipe, len(train_images))
+    pre = Preprocess.for_size(recipe.image_size)
+    classes = len(train_images.classes)
+    model = timm.create_model(
+        recipe.model.name,
+        num_classes=classes,
+        patch_size=recipe.model.stem_stride,
+        drop_path_rate=plan.drop_path_rate,
+    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    optim = recipe.optim
+    groups = [{"params": decay, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+    ema = ModelEmaV3(model, decay=plan.ema_decay)
+    mixup = make_mixup(recipe.augment, classes)
+    loader = torch.utils.data.DataLoader(
+        Images(train_images, train_transform(pre, recipe.augment)),
+        batch_size=plan.total_batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    step, seconds = 0, 0.0
+    clock = time.monotonic()
+    while step < (steps or plan.total_steps):
+        for images, labels in loader:
+            if steps and step == 5:
+                clock = time.monotonic()  # the first steps warm up
+            for group in optimizer.param_groups:
+                group["lr"] = cosine(step, plan.total_steps, plan.warmup_steps, plan.lr, plan.min_lr)
+            images, targets = mixup(images, labels) if mixup else (images, labels)
+            F.cross_entropy(model(images.contiguous(memory_format=layout)), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(model)
+            step += 1
+            if steps and step == steps:
+                return {"images_per_second": (steps - 5) * plan.total_batch / (time.monotonic() - clock)}
+            if step % plan.steps_per_epoch == 0:
+                print(f"timm  epoch {step // plan.steps_per_epoch} of {plan.epochs}", flush=True)
+    seconds = time.monotonic() - clock
+    accuracy = {}
+    for label, network in {"raw": model, "ema": ema.module}.items():
+        network.eval()
+        hits = 0
+        with torch.inference_mode():
+            for images, labels in torch.utils.data.DataLoader(Images(val_images, eval_transform(pre)), batch_size=512):
+                hits += (network(images.contiguous(memory_format=layout)).argmax(1) == labels).sum().item()
+        accuracy[label] = 100 * hits / len(val_images)
+    return {
+        "top1": accuracy,
+        "epochs": plan.epochs,
+        "seconds": seconds,
+        "images_per_second": plan.total_steps * plan.total_batch / seconds,
+        "params": sum(p.numel() for p in model.parameters()),
+        "layout": "NHWC" if channels_last else "NCHW",
+    }
+
+
+def our_run(recipe: Recipe, folder: Path, steps: int | None = None) -> dict:
+    """`convnext train` as anybody runs it; `steps` cuts it short and returns its speed only."""
+    if steps:
+        script = (
+            "import sys, pickle, torch; from pathlib import Path; from convnext.cli.train import train;"
+            "recipe, out = pickle.loads(sys.stdin.buffer.read()); train('small/scratch', recipe, Path(out))"
+        )
+        import pickle
+        import signal
+
+        recipe = replace(recipe, runtime=replace(recipe.runtime, log_every=steps // 4))
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        process.stdin.write(pickle.dumps((recipe, str(folder))))
+        process.stdin.close()
+        while len(records := read_lines(folder / "metrics.jsonl")) < 4:
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        speeds = [record["images_per_second"] for record in records[1:4]]
+        return {"images_per_second": sorted(speeds)[1]}
+    if code := train_command("small/scratch", recipe, folder):
+        sys.exit(code)
+    records = read_lines(folder / "metrics.jsonl")
+    train = [record for record in records if record["kind"] == "train"]
+    last = [record for record in records if record["kind"] == "eval"][-1]
+    seconds, before = 0.0, 0
+    for record in train:
+        seconds += (record["step"] - before) * recipe.total_batch / record["images_per_second"]
+        before = record["step"]
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        params = sum(math.prod(file.get_slice(name).get_shape()) for name in file)
+    return {
+        "top1": {label: last[f"{label}/top1"] for label in ("raw", "ema")},
+        "epochs": recipe.epochs,
+        "seconds": seconds,
+        "images_per_second": before * recipe.total_batch / seconds,
+        "params": params,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--model", default="convnext_atto")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("runs/small_scratch_benchmark"))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    base = recipes.get("small/scratch")
+    base = replace(
+        base,
+        data=arguments.data,
+        model=replace(base.model, name=arguments.model),
+        runtime=replace(base.runtime, workers=arguments.workers),
+        eval_every=10_000,  # once, at the end
+    )
+    per_epoch = len(open_dataset(base.data, base.val_share, base.seed)[0]) // base.total_batch * base.total_batch
+
+    def fitted(speed: float) -> Recipe:
+        return replace(base, epochs=max(1, int(arguments.minutes * 60 * speed / per_epoch)))
+
+    trials = {
+        "ours": our_run(base, arguments.runs / "trial", TRIAL_STEPS)["images_per_second"],
+        "timm NCHW": timm_run(base, arguments.workers, False, TRIAL_STEPS)["images_per_second"],
+        "timm NHWC": timm_run(base, arguments.workers, True, TRIAL_STEPS)["images_per_second"],
+    }
+    print({name: round(speed) for name, speed in trials.items()}, flush=True)
+    channels_last = trials["timm NHWC"] > trials["timm NCHW"]
+    rows = {
+        "ours": our_run(fitted(trials["ours"]), arguments.runs / "ours"),
+        "timm": timm_run(fitted(max(trials["timm NHWC"], trials["timm NCHW"])), arguments.workers, channels_last),
+    }
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    result = {
+        "what": "top-1 on the held-out images after the same minutes of training",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "device": f"{os.cpu_count()} CPU cores ({platform.processor() or platform.machine()})",
+        "versions": {"convnext": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "minutes": arguments.minutes,
+        "model": arguments.model,
+        "trial_images_per_second": trials,
+        "rows": rows,
+        "ratio_images_per_second": rows["ours"]["images_per_second"] / rows["timm"]["images_per_second"],
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["rows"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

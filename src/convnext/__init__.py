@@ -1,0 +1,24 @@
+"""ConvNeXt: the whole paper as software. Importing the package is cheap; torch is imported on first use of a model."""
+
+__version__ = "0.1.0"
+
+_API = {
+    "create_model": "convnext.factory",
+    "list_models": "convnext.factory",
+    "load_weights": "convnext.weights.load",
+    "save_weights": "convnext.weights.save",
+    "ConvNextError": "convnext.errors",
+}
+__all__ = [*_API, "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _API:
+        raise AttributeError(f"module 'convnext' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_API[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,52 @@
+"""Multiply-accumulates, activations and parameters, counted on the live model without computing anything.
+
+The paper's "FLOPs" (Tables 1, 2, 9, 10, 11) are multiply-accumulates of convolutions and linear layers: no norms, biases,
+activations, pooling or residuals.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnext.models import build
+
+
+@dataclass(frozen=True)
+class Count:
+    """params; macs and activations (elements put out by convolutions and linear layers) for one image; weight bytes."""
+
+    params: int
+    macs: int
+    activations: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """In fp32."""
+        return 4 * self.params
+
+
+def count(model: nn.Module, image: tuple[int, int, int] = (3, 224, 224)) -> Count:
+    """Count one forward pass of a model on the meta device, for one image (C, H, W)."""
+    activations = 0
+
+    def add(module, inputs, output):
+        nonlocal activations
+        activations += output.numel()
+
+    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    was_training = model.training
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.empty(1, *image, device="meta"))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    params = sum(p.numel() for p in model.parameters())
+    return Count(params, counter.get_total_flops() // 2, activations)
+
+
+def count_named(name: str, size: int = 224, **options) -> Count:
+    """Count a model by name, without allocating its weights."""
+    with torch.device("meta"):
+        return count(build(name, **options), (options.get("in_chans", 3), size, size))

@@ -1,0 +1,1 @@
+"""Image classification: the place that knows model, data and engine together."""

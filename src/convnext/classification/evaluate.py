@@ -1,0 +1,121 @@
+"""Accuracy of a classifier over a dataset: every image once, whatever the number of processes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convnext.data.images import ImageError
+from convnext.data.loader import Batch
+from convnext.train.distributed import World
+from convnext.train.loop import Interrupted
+from convnext.train.step import autocast
+
+MAX_CONFUSION = 2000  # classes up to which the full matrix is kept
+
+
+@dataclass
+class Result:
+    """loss: mean cross-entropy; correct1, correct5, count: images per class (K,) int64; confusion: (K,K) true x predicted."""
+
+    loss: float
+    correct1: np.ndarray
+    correct5: np.ndarray
+    count: np.ndarray
+    confusion: np.ndarray | None
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100.0 * float(self.correct1.sum() / self.count.sum())
+
+    @property
+    def top5(self) -> float:
+        """Percent; with fewer than five classes, among all of them."""
+        return 100.0 * float(self.correct5.sum() / self.count.sum())
+
+    def metrics(self) -> dict[str, float]:
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
+
+class Tally:
+    """Running sums of one model over labelled images."""
+
+    def __init__(self, num_classes: int, device: torch.device):
+        self.num_classes = num_classes
+        self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)  # images, top-1 hits, top-5 hits
+        self.loss = torch.zeros((), dtype=torch.float64)
+        self.confusion = None
+        if num_classes <= MAX_CONFUSION:
+            self.confusion = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """logits (B, K), labels (B,) int64."""
+        top5 = logits.topk(min(5, self.num_classes), dim=1).indices
+        hits = top5 == labels[:, None]
+        ones = torch.ones_like(labels)
+        for row, weight in enumerate((ones, hits[:, 0].long(), hits.any(1).long())):
+            self.counts[row].scatter_add_(0, labels, weight)
+        if self.confusion is not None:
+            self.confusion.scatter_add_(0, labels * self.num_classes + top5[:, 0], ones)
+        # in double precision, so that the mean does not depend on how images were dealt out to batches and processes
+        self.loss += F.cross_entropy(logits.double().cpu(), labels.cpu(), reduction="sum")
+
+    def result(self, world: World) -> Result:
+        """Over all processes."""
+        counts, loss = world.sum(self.counts).cpu().numpy(), world.sum(self.loss)
+        matrix = None
+        if self.confusion is not None:
+            matrix = world.sum(self.confusion).view(self.num_classes, -1).cpu().numpy()
+        return Result(float(loss / counts[0].sum()), counts[1], counts[2], counts[0], matrix)
+
+
+@torch.inference_mode()
+def evaluate(
+    models: dict[str, nn.Module],
+    batches: Iterable[Batch],
+    num_classes: int,
+    world: World,
+    precision: str = "fp32",
+    interrupted: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Result]:
+    """Run several models (the raw and the averaged weights) over this process's batches, adding up over all processes.
+
+    Args:
+        batches: each image of the dataset is in one batch of one process; every process has equally many batches, of
+            which the last may be empty.
+        interrupted: asked before each batch.
+        progress: told the number of images after each batch.
+
+    Raises:
+        Interrupted: `interrupted()` said so.
+        ImageError: an image cannot be read; evaluation never leaves one out.
+    """
+    device, done = world.device, 0
+    modes = {label: model.training for label, model in models.items()}
+    tallies = {label: Tally(num_classes, device) for label in models}
+    try:
+        for model in models.values():
+            model.eval()
+        for batch in batches:
+            if interrupted():
+                raise Interrupted
+            if batch.unreadable:
+                raise ImageError(f"{batch.unreadable[0]} Evaluation leaves no image out: repair or remove it.")
+            if not batch.indices:
+                continue
+            batch = batch.to(device)
+            for label, model in models.items():
+                with autocast(precision, device):
+                    logits = model(batch.images)
+                tallies[label].add(logits.float(), batch.labels)
+            done += len(batch.labels)
+            progress(done)
+    finally:
+        for label, model in models.items():
+            model.train(modes[label])
+    return {label: tally.result(world) for label, tally in tallies.items()}

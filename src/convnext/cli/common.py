@@ -1,0 +1,59 @@
+"""What the verbs share: the terminal, parsing, tables."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from convnext.errors import ConvNextError
+
+
+class Out(Console):
+    """A console whose lines are never wrapped where they are not for a person's terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        options.setdefault("soft_wrap", not self.is_terminal)
+        super().print(*objects, **options)
+
+
+def stdout() -> Out:
+    return Out(file=sys.stdout, highlight=False)
+
+
+def stderr() -> Out:
+    return Out(file=sys.stderr, highlight=False)
+
+
+def parse(kind: Any, argv: Sequence[str], verb: str, description: str, **options: Any) -> Any:
+    """`argv` as an instance of the dataclass `kind`; tyro answers --help and typos, exiting with 0 and 2."""
+    import tyro
+
+    return tyro.cli(kind, args=list(argv), prog=f"convnext {verb}", description=description, **options)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, left: int = 1) -> Table:
+    """A plain table whose first `left` columns are text and whose others are numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i < left else "right", overflow="fold", no_wrap=i < left)
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    return made
+
+
+def print_table(console: Console, made: Table) -> None:
+    """Print a table at its own width where the output is not a terminal, so that nothing is cut."""
+    if not console.is_terminal:
+        console = Out(file=console.file, width=10_000, highlight=False)
+    console.print(made)
+
+
+def take_word(argv: list[str], default: str | None, what: str) -> tuple[str, list[str]]:
+    """The leading positional word of `argv`, or `default`; and the rest."""
+    if argv and not argv[0].startswith("-"):
+        return argv[0], argv[1:]
+    if default is None:
+        raise ConvNextError(f"Name {what} first.")
+    return default, argv

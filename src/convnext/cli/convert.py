@@ -1,0 +1,42 @@
+"""`convnext convert IN OUT --format F`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from convnext.cli.common import parse, stdout
+
+DESCRIPTION = """Rewrite a checkpoint for another library. The format of the input is told from its names.
+
+    convnext convert convnext_tiny_1k_224_ema.pth tiny.safetensors
+    convnext convert runs/quickstart/best.safetensors digits.pth --format timm
+    convnext convert convnext_tiny.in1k tiny-hf/ --format transformers"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    input: tyro.conf.Positional[str]
+    """A checkpoint file or folder of any known format, or a name of the catalog."""
+    output: tyro.conf.Positional[Path]
+    """The file to write; for transformers, the folder."""
+    format: Literal["safetensors", "official", "timm", "torchvision", "transformers"] = "safetensors"
+    """safetensors is ours: the weights with the preprocessing and class names."""
+    weights: Literal["auto", "raw", "ema"] = "auto"
+    """Which weights of a training checkpoint that holds both."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(Arguments, argv, "convert", DESCRIPTION)
+
+    from convnext.weights.load import read_checkpoint
+    from convnext.weights.save import save_weights
+
+    checkpoint = read_checkpoint(arguments.input, arguments.weights)
+    written = save_weights(checkpoint.tensors, arguments.output, arguments.format, checkpoint.metadata)
+    model = (checkpoint.metadata.get("model") or {}).get("name", "a model of unknown size")
+    stdout().print(
+        f"{arguments.input} ({checkpoint.format}, {model}, {len(checkpoint.tensors)} tensors) -> {written} ({arguments.format})"
+    )
+    return 0

@@ -1,0 +1,75 @@
+"""`convnext VERB ...`: the list of verbs, and what happens to errors. Imports nothing heavy: `--help` answers at once."""
+
+import os
+import sys
+from importlib import import_module
+
+from convnext import __version__
+from convnext.errors import ConvNextError, nearest
+
+VERBS = {
+    "train": "train or fine-tune a model by a recipe; continue a run that was stopped",
+    "evaluate": "accuracy of a run, a checkpoint or a released model on labelled images",
+    "predict": "classify files, folders or globs of images",
+    "info": "models, recipes and checkpoints: what there is, what is inside",
+    "data": "`data check`: look at a dataset before training on it",
+    "convert": "rewrite a checkpoint for another library",
+    "report": "draw a run's curves, and the paper's figures beside your runs",
+}
+
+HELP = f"""convnext {__version__}: train, evaluate and deploy ConvNeXt image models.
+
+usage: convnext VERB [arguments]
+
+{chr(10).join(f"  {verb:10} {text}" for verb, text in VERBS.items())}
+
+examples:
+  convnext train                                         a ConvNeXt learns handwritten digits, about a minute
+  convnext train small/finetune --data photos --model.weights convnext_tiny.in22k
+  convnext train table5/tiny --data imagenet             the paper's ConvNeXt-T
+  convnext predict runs/small-finetune holiday/*.jpg
+  convnext evaluate runs/small-finetune
+
+`convnext VERB --help` explains a verb. Exit codes: 0 done, 1 problems were found, 2 a mistake in the input,
+130 and 143 stopped by Ctrl-C and SIGTERM with the state saved.
+"""
+
+
+def main() -> None:
+    """The entry point of the `convnext` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code; errors that are meant for people are printed without a traceback."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb, arguments = argv[0], argv[1:]
+    try:
+        if verb not in VERBS:
+            raise ConvNextError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} `convnext --help` lists them.")
+        return import_module(f"convnext.cli.{verb}").run(arguments) or 0
+    except ConvNextError as error:
+        if os.environ.get("CONVNEXT_DEBUG"):
+            raise
+        print(f"convnext: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("convnext: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `convnext info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if os.environ.get("CONVNEXT_DEBUG") or (error.filename is None and error.errno is None):
+            raise
+        print(f"convnext: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    main()

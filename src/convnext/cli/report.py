@@ -1,0 +1,68 @@
+"""`convnext report ...`: figures from files alone; no torch, no GPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from convnext.cli.common import parse, stdout
+from convnext.errors import ConvNextError, nearest
+
+HELP = """usage: convnext report FIGURE ... [--out FILE]
+
+  convnext report curves RUN                   redraw a run's curves.png
+  convnext report figure1 [--x macs|params|throughput]
+                                               the paper's Figure 1: accuracy of all families
+  convnext report roadmap [RUNS...]            the paper's Figure 2, your runs of roadmap/... recipes beside it
+"""
+
+
+@dataclass(frozen=True)
+class Curves:
+    run: tyro.conf.Positional[Path]
+    """A run's folder; curves.png is written into it."""
+
+    def draw(self) -> Path:
+        from convnext.report.curves import draw_curves
+
+        return draw_curves(self.run)
+
+
+@dataclass(frozen=True)
+class Figure1:
+    x: Literal["macs", "params", "throughput"] = "macs"
+    """The cost that accuracy is drawn against."""
+    out: Path = Path("figure1.png")
+
+    def draw(self) -> Path:
+        from convnext.report.figure1 import draw_figure1
+
+        return draw_figure1(self.out, x=self.x)
+
+
+@dataclass(frozen=True)
+class Roadmap:
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of runs of roadmap/... recipes; several seeds of a step give a mean and a deviation."""
+    out: Path = Path("roadmap.png")
+
+    def draw(self) -> Path:
+        from convnext.report.roadmap import draw_roadmap
+
+        return draw_roadmap(self.out, self.runs)
+
+
+FIGURES = {"curves": Curves, "figure1": Figure1, "roadmap": Roadmap}
+
+
+def run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in FIGURES:
+        raise ConvNextError(f"There is no figure {name!r}.{nearest(name, FIGURES)} Figures: {', '.join(FIGURES)}.")
+    figure = parse(FIGURES[name], rest, f"report {name}", HELP)
+    stdout().print(f"Written: {figure.draw()}")
+    return 0

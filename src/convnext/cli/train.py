@@ -1,0 +1,132 @@
+"""`convnext train RECIPE [--data DIR] [--field value ...]`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from convnext import recipes
+from convnext.cli.common import parse, print_table, stdout, table, take_word
+from convnext.errors import ConvNextError
+from convnext.recipes.schema import Recipe
+
+DESCRIPTION = """Train a model by a recipe; every field of the recipe can be overridden.
+
+    convnext train                                    the quickstart: handwritten digits
+    convnext train small/finetune --data photos --model.weights convnext_tiny.in22k
+    convnext train small/scratch --data photos --model.name convnext_femto --epochs 100
+    torchrun --nproc-per-node 8 -m convnext train table5/tiny --data imagenet
+
+The same command continues a run that was stopped, to the same bits. `convnext info recipes` lists the recipes."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run; runs/RECIPE if not given. One that holds an unfinished run of the same config is continued."""
+    dry_run: bool = False
+    """Show what the run would be, and stop."""
+
+
+def run(argv: list[str]) -> int:
+    name, rest = take_word(argv, "quickstart", "a recipe")
+    if name == "quickstart" and not argv[:1] == ["quickstart"] and any(a.split("=")[0] == "--data" for a in rest):
+        raise ConvNextError(
+            "Name the recipe to train your own images with: `convnext train small/finetune --data ...` from released weights, "
+            "or `convnext train small/scratch --data ...` from random ones. Without a recipe, digits are trained."
+        )
+    recipe = recipes.get(name)
+    arguments = parse(Arguments, rest, f"train {name}", DESCRIPTION, default=Arguments(recipe))
+    return train(name, arguments.recipe, arguments.out, arguments.dry_run)
+
+
+def train(name: str, recipe: Recipe, out: Path | None = None, dry_run: bool = False) -> int:
+    """Run a recipe from start or from where it stopped; returns the exit code."""
+    from convnext.train import distributed
+
+    world = distributed.start(recipe.runtime.device)
+    try:
+        return _train(name, recipe, out, dry_run, world)
+    finally:
+        distributed.stop()
+
+
+def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) -> int:
+    from convnext.classification.task import ClassificationTask, open_data
+    from convnext.recipes.plan import make_plan
+    from convnext.train import rundir
+    from convnext.train.distributed import describe
+    from convnext.train.loop import Run
+    from convnext.train.signals import Stopped
+    from convnext.train.step import resolve_precision
+
+    console = stdout()
+    console.quiet = not world.is_main
+    train_images, val_images = open_data(recipe)
+    plan = make_plan(recipe, len(train_images), world.size)
+    rows = [
+        ("recipe", f"{name} ({recipe.source})"),
+        ("model", f"{recipe.model.name}, {len(train_images.classes)} classes, {recipe.image_size} px"),
+        ("data", f"{recipe.data}: {len(train_images):,} to train on, {len(val_images):,} held out"),
+        ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
+        *plan.rows()[1:],
+    ]
+    folder = out or rundir.choose_folder(name, recipe)
+    print_table(console, table(("", ""), [*rows, ("folder", folder)], left=2))
+    for warning in plan.warnings():
+        console.print(f"[yellow]{warning}[/]")
+    if dry_run:
+        return 0
+    world.barrier()  # all have chosen the folder before it is made
+    held = None
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = rundir.lock(folder)
+        if rundir.claim(folder, name, recipe) == "finished":
+            console.print(
+                f"The run in {folder} is finished; `convnext evaluate {folder}` shows what it reached. Give another --out."
+            )
+            return 0
+    world.barrier()
+    task = ClassificationTask(recipe, plan, train_images, val_images, world, folder, console.print)
+    try:
+        state = Run(task, recipe, plan, folder, world, console).fit()
+    except Stopped as stopped:
+        console.print(f"Stopped at {stopped}; the state is saved in {folder}. Give the same command to continue.")
+        return stopped.code
+    if world.is_main:
+        _finish(folder, state, console)
+    del held
+    return 0
+
+
+def _finish(folder: Path, state, console) -> None:
+    """The summary, the curves and the next commands."""
+    import json
+
+    from convnext.files import replace_text
+    from convnext.report.curves import draw_curves
+    from convnext.train.recorder import read_lines
+    from convnext.train.rundir import SUMMARY
+
+    last = [record for record in read_lines(folder / "metrics.jsonl") if record["kind"] == "eval"][-1]
+    summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
+    replace_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    draw_curves(folder)
+    labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
+    rows = [
+        (text, file, *(f"{last[f'{label}/{m}']:.{p}f}" for m, p in (("top1", 2), ("top5", 2), ("loss", 4))))
+        for (label, text), file in zip(labels.items(), ("model.safetensors", "model_ema.safetensors"), strict=True)
+        if f"{label}/top1" in last
+    ]
+    print_table(console, table(("on the held-out images", "file", "top-1 %", "top-5 %", "loss"), rows, left=2))
+    best = state.best
+    console.print(
+        f"Best: {best['score']:.2f} % ({labels[best['weights']]}, step {best['step']}) in best.safetensors. "
+        f"Curves: {folder / 'curves.png'}"
+    )
+    console.print(
+        f"Next: convnext predict {folder} IMAGES...   convnext evaluate {folder}   convnext report curves {folder}"
+    )

@@ -1,0 +1,1 @@
+"""Bytes become samples: decoding, datasets, transforms, order."""

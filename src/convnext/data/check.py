@@ -1,0 +1,209 @@
+"""A look at a whole dataset before training on it: what is in it, and what is wrong with it."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convnext.data.dataset import ImageDataset
+from convnext.data.images import ImageError, open_image, to_rgb, upright_rgb
+from convnext.data.open import open_dataset
+
+IMBALANCE = 10.0
+"""Largest class over smallest class from which there is a warning."""
+
+BLOCK = 128
+"""Images between two calls of `progress`."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Pixels, over all readable images."""
+
+    min: int
+    median: float
+    max: int
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images with the same pixels, by name, and the different labels that they have, by class name."""
+
+    train: list[str]
+    val: list[str]
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found."""
+
+    data: str
+    classes: list[str]
+    train_counts: list[int]
+    """Images per class, unreadable ones included."""
+    val_counts: list[int]
+    unreadable_train: dict[str, str]
+    """Reason by name."""
+    unreadable_val: dict[str, str]
+    duplicates: list[Duplicates]
+    short_side: Range | None
+    """None: no image is readable."""
+    long_side: Range | None
+    modes: dict[str, int]
+    """Readable images by Pillow's mode before the conversion to RGB, such as L, RGB, CMYK."""
+    max_corrupt_share: float
+    """Share of unreadable training images at which a training stops."""
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class over those of the smallest; infinite if one has none."""
+        return max(self.train_counts) / min(self.train_counts) if min(self.train_counts) else float("inf")
+
+    @property
+    def errors(self) -> list[str]:
+        """What stops a training or falsifies its result, a sentence each."""
+        found = []
+        train, bad_train, bad_val = sum(self.train_counts), len(self.unreadable_train), len(self.unreadable_val)
+        if bad_train > self.max_corrupt_share * train:
+            found.append(f"{bad_train:,} of {train:,} training images cannot be read; a training would stop.")
+        if bad_val:
+            found.append(f"{bad_val:,} of {sum(self.val_counts):,} validation images cannot be read.")
+        if missing := self._without(self.train_counts):
+            found.append(f"No training images of {_some(missing)}.")
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should judge, a sentence each."""
+        found = []
+        train, bad_train = sum(self.train_counts), len(self.unreadable_train)
+        if 0 < bad_train <= self.max_corrupt_share * train:
+            found.append(f"{bad_train:,} of {train:,} training images cannot be read; others will replace them.")
+        if IMBALANCE <= self.imbalance < float("inf"):
+            found.append(f"The largest class has {self.imbalance:.0f} times as many training images as the smallest.")
+        if missing := self._without(self.val_counts):
+            found.append(f"No validation images of {_some(missing)}.")
+        if leaked := sum(len(group.val) for group in self.duplicates if group.train):
+            found.append(f"{leaked:,} of {sum(self.val_counts):,} validation images are in the training part, too.")
+        if copies := sum(len(group.train) - 1 for group in self.duplicates if group.train):
+            found.append(f"{copies:,} of {train:,} training images are copies of others.")
+        if contradictory := sum(len(group.classes) > 1 for group in self.duplicates):
+            found.append(f"{contradictory:,} images are there more than once, with different labels.")
+        return found
+
+    def _without(self, counts: list[int]) -> list[str]:
+        return [name for name, count in zip(self.classes, counts, strict=True) if not count]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What decoding one image showed."""
+
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    reason: str | None = None
+
+
+def check(
+    data: str,
+    val_share: float = 0.1,
+    seed: int = 0,
+    max_corrupt_share: float = 0.01,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Decode every image of `data` once and report on it.
+
+    Args:
+        data, val_share, seed: as in `open_dataset`.
+        max_corrupt_share: share of unreadable training images at which a training stops.
+        threads: threads that decode; None: one per core, at most 16.
+        progress: called with (images done, images in total) every `BLOCK` images and at the end.
+
+    Raises:
+        ConvNextError: the data cannot be opened at all.
+    """
+    train, val = open_dataset(data, val_share, seed)
+    names = [part.name(i) for part in (train, val) for i in range(len(part))]
+    looks: list[_Look] = []
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
+        for part in (train, val):
+            for start in range(0, len(part), BLOCK):
+                # read one after the other, because not every dataset may be read from several threads
+                sources = [_source(part, i) for i in range(start, min(start + BLOCK, len(part)))]
+                looks += pool.map(_look, sources, names[len(looks) : len(looks) + len(sources)])
+                if progress:
+                    progress(len(looks), len(names))
+
+    unreadable = [(name, look.reason) for name, look in zip(names, looks, strict=True) if look.reason]
+    bad_train = sum(look.reason is not None for look in looks[: len(train)])
+    sizes = [look.size for look in looks if not look.reason]
+    return CheckReport(
+        data=data,
+        classes=train.classes,
+        train_counts=np.bincount(train.labels, minlength=len(train.classes)).tolist(),
+        val_counts=np.bincount(val.labels, minlength=len(train.classes)).tolist(),
+        unreadable_train=dict(unreadable[:bad_train]),
+        unreadable_val=dict(unreadable[bad_train:]),
+        duplicates=_duplicates(looks, names, train, val),
+        short_side=_range([min(size) for size in sizes]),
+        long_side=_range([max(size) for size in sizes]),
+        modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
+        max_corrupt_share=max_corrupt_share,
+    )
+
+
+def _source(dataset: ImageDataset, i: int) -> Path | bytes | Image.Image | ImageError:
+    try:
+        return dataset.source(i)
+    except ImageError as error:
+        return error
+
+
+def _look(source: Path | bytes | Image.Image | ImageError, name: str) -> _Look:
+    try:
+        if isinstance(source, ImageError):
+            raise source
+        if isinstance(source, Image.Image):
+            mode, rgb = source.mode, to_rgb(source)
+        else:
+            with open_image(source, name=name) as image:
+                mode, rgb = image.mode, upright_rgb(image)
+    except ImageError as error:
+        return _Look(reason=str(error))
+    # of pixels, not of the file: the same picture with other metadata is the same picture
+    digest = hashlib.blake2b(rgb.tobytes(), digest_size=16, salt=b"%dx%d" % rgb.size)
+    return _Look(digest.digest(), rgb.size, mode)
+
+
+def _duplicates(looks: list[_Look], names: list[str], train: ImageDataset, val: ImageDataset) -> list[Duplicates]:
+    labels = np.concatenate([train.labels, val.labels])
+    groups = defaultdict(list)
+    for i, look in enumerate(looks):
+        if not look.reason:
+            groups[look.digest].append(i)
+    return [
+        Duplicates(
+            train=[names[i] for i in group if i < len(train)],
+            val=[names[i] for i in group if i >= len(train)],
+            classes=[train.classes[label] for label in np.unique(labels[group])],
+        )
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def _range(sides: list[int]) -> Range | None:
+    return Range(min(sides), float(np.median(sides)), max(sides)) if sides else None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,117 @@
+"""The one face of all datasets: labels and names known without decoding, images decoded one at a time.
+
+A dataset travels to the loader's processes, so it holds arrays and buffers, not millions of Python objects.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convnext.data.images import decode, to_rgb
+from convnext.errors import ConvNextError
+
+
+class ImageDataset(ABC):
+    """N images with one label each.
+
+    Attributes:
+        classes: the K class names, in the order of the labels.
+        labels: (N,) int64 in 0..K-1.
+    """
+
+    classes: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """A stable id of image i for people and for seeds: `cat/17.jpg`, `train.parquet#17`, `digits/17`."""
+
+    @abstractmethod
+    def source(self, i: int) -> Path | bytes | Image.Image:
+        """Image i as it is stored."""
+
+    def image(self, i: int) -> Image.Image:
+        """Image i, mode RGB.
+
+        Raises:
+            ImageError: it cannot be decoded; the message names it.
+        """
+        source = self.source(i)
+        if isinstance(source, Image.Image):
+            return to_rgb(source)
+        return decode(source, name=self.name(i) if isinstance(source, bytes) else None)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageDataset":
+        """The images at these positions, in this order."""
+        return _Subset(self, np.asarray(indices, dtype=np.int64))
+
+    def relabeled(self, labels: np.ndarray, classes: list[str]) -> "ImageDataset":
+        """The same images with other labels (N,) and class names."""
+        other = copy(self)
+        other.labels, other.classes = labels, classes
+        return other
+
+
+class _Subset(ImageDataset):
+    def __init__(self, whole: ImageDataset, indices: np.ndarray):
+        self._whole = whole
+        self._indices = indices
+        self.classes = whole.classes
+        self.labels = whole.labels[indices]
+
+    def name(self, i: int) -> str:
+        return self._whole.name(self._indices[i])
+
+    def source(self, i: int) -> Path | bytes | Image.Image:
+        return self._whole.source(self._indices[i])
+
+
+class ArrayDataset(ImageDataset):
+    """Images that are all in memory: pixels (N,H,W) or (N,H,W,3) uint8; image i is called `{prefix}/{i}`."""
+
+    def __init__(self, prefix: str, pixels: np.ndarray, labels: np.ndarray, classes: list[str]):
+        self._prefix = prefix
+        self._pixels = pixels
+        self.labels = labels.astype(np.int64)
+        self.classes = classes
+
+    def name(self, i: int) -> str:
+        return f"{self._prefix}/{i}"
+
+    def source(self, i: int) -> Image.Image:
+        return Image.fromarray(self._pixels[i])
+
+
+def hold_out(dataset: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """Split into (train, val) by a hash of (seed, name), so an image stays on its side when others come or go.
+
+    Of each class, `share` goes to val, rounded, but at least one image and not all of them; the only image of a class
+    stays in train.
+
+    Raises:
+        ConvNextError: share is not between 0 and 1, or no class has two images.
+    """
+    if not 0 < share < 1:
+        raise ConvNextError(f"The validation share is {share}, and must be above 0 and below 1; 0.1 holds out 10 %.")
+    keys = np.array([_key(seed, dataset.name(i)) for i in range(len(dataset))], dtype=np.uint64)
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    if counts.max() < 2:
+        raise ConvNextError("No class has more than one image, so none can be held out for validation. Add images.")
+    quotas = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1)
+    by_class = np.lexsort((keys, dataset.labels))
+    rank_in_class = np.arange(len(dataset)) - np.repeat(np.cumsum(counts) - counts, counts)
+    held_out = np.zeros(len(dataset), dtype=bool)
+    held_out[by_class] = rank_in_class < np.repeat(quotas, counts)
+    return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
+
+
+def _key(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest())

@@ -1,0 +1,120 @@
+"""From what a person types after `--data` to datasets."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from convnext.data.builtin import open_digits, open_torchvision
+from convnext.data.dataset import ImageDataset
+from convnext.data.folder import open_folder, open_folder_for_evaluation
+from convnext.data.parquet import open_parquet, open_parquet_for_evaluation, parquet_files
+from convnext.errors import ConvNextError, nearest
+
+TORCHVISION = "torchvision:"
+
+
+def open_dataset(data: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """The (train, val) images of `data`.
+
+    Args:
+        data: a folder of images (`open_folder`) or parquet files (`open_parquet`), `digits`, or
+            `torchvision:NAME[@ROOT]`.
+        val_share: share of each class that is held out where the data has no validation part of its own.
+        seed: what decides which images are held out.
+
+    Raises:
+        ConvNextError: there is no such data, or it is not laid out as expected.
+    """
+    if data == "digits":
+        return open_digits(seed)
+    if data.startswith(TORCHVISION):
+        return open_torchvision(data.removeprefix(TORCHVISION), val_share, seed)
+    root = _existing_folder(data)
+    return (open_parquet if parquet_files(root) else open_folder)(root, val_share, seed)
+
+
+def open_split(data: str, split: Literal["train", "val"], val_share: float, seed: int) -> ImageDataset:
+    """One part of `open_dataset`."""
+    train, val = open_dataset(data, val_share, seed)
+    return {"train": train, "val": val}[split]
+
+
+def open_for_evaluation(data: str, classes: list[str] | None, val_share: float, seed: int) -> ImageDataset:
+    """The validation part of `data`, labelled for a model with the given classes.
+
+    All images of a folder of class folders; else the validation part of `open_dataset`, which for data without one is
+    what training on it with the same `val_share` and `seed` holds out. Classes are matched by name. Where one side has
+    only numbers for names, labels are taken as they are if there are equally many classes.
+
+    Args:
+        data, val_share, seed: as in `open_dataset`; the data may consist of a validation part alone.
+        classes: the model's class names in the order of its outputs; None: keep the data's.
+
+    Raises:
+        ConvNextError: as `open_dataset`; classes that the model does not know.
+    """
+    if data == "digits" or data.startswith(TORCHVISION):
+        dataset = open_split(data, "val", val_share, seed)
+    else:
+        root = _existing_folder(data)
+        for_evaluation = open_parquet_for_evaluation if parquet_files(root) else open_folder_for_evaluation
+        dataset = for_evaluation(root, val_share, seed)
+    return dataset if classes is None else _matched(dataset, classes, data)
+
+
+def fingerprint(dataset: ImageDataset) -> str:
+    """SHA-256 (hex) of a dataset's class names, labels and image names, which tells whether it is still the same."""
+    digest = hashlib.sha256()
+    digest.update("\0".join(dataset.classes).encode("utf-8", "surrogateescape"))
+    digest.update(dataset.labels.astype("<i8").tobytes())
+    for start in range(0, len(dataset), 8192):
+        names = (dataset.name(i) for i in range(start, min(start + 8192, len(dataset))))
+        digest.update("".join(f"\0{name}" for name in names).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _matched(dataset: ImageDataset, classes: list[str], data: str) -> ImageDataset:
+    """The dataset with labels that count in `classes`."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in dataset.classes if name not in label_of]
+    if not unknown:
+        labels = np.array([label_of[name] for name in dataset.classes], dtype=np.int64)[dataset.labels]
+        return dataset.relabeled(labels, classes)
+    if _numbered(classes) or _numbered(dataset.classes):
+        if len(dataset.classes) == len(classes):
+            return dataset.relabeled(dataset.labels, classes)
+        raise ConvNextError(
+            f"{data} has {len(dataset.classes)} classes and the model {len(classes)}; without names on both sides they "
+            "cannot be matched. Evaluate on data with the model's classes."
+        )
+    raise ConvNextError(
+        f"{data} has {len(unknown)} classes that the model does not know, such as {unknown[0]!r}."
+        f"{nearest(unknown[0], classes)} Rename them to names of the model's {len(classes)} classes, or leave them out."
+    )
+
+
+def _numbered(classes: list[str]) -> bool:
+    return classes == [str(label) for label in range(len(classes))]
+
+
+def _existing_folder(data: str) -> Path:
+    if not data:
+        raise ConvNextError(f"No data is given; it must be {_EXPECTED}.")
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if path.is_file():
+        raise ConvNextError(f"The data {data!r} is a file; it must be {_EXPECTED}. Give the folder that holds it.")
+    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+    missing = path.absolute().relative_to(parent).parts[0]
+    choices = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    if parent == Path.cwd():
+        choices += ["digits", "torchvision:CIFAR10"]
+    raise ConvNextError(
+        f"There is no data {data!r}: {parent} has no {missing!r}.{nearest(missing, choices)} It must be {_EXPECTED}."
+    )
+
+
+_EXPECTED = "a folder of images or parquet files, digits, or torchvision:NAME"

@@ -1,0 +1,174 @@
+"""Parquet files as the Hugging Face hub has them: a column of encoded images and a column of labels."""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from convnext.data.dataset import ImageDataset, hold_out
+from convnext.data.images import ImageError
+from convnext.errors import ConvNextError
+
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+VAL_PREFIXES = ("val", "test")  # val begins valid and validation, too
+CACHE_BYTES = 2**30
+"""Row groups that a process keeps in memory, decompressed."""
+
+
+class ParquetDataset(ImageDataset):
+    """The rows of some parquet files, in the order of the files; an image is called `train.parquet#17`.
+
+    Labels are read at once, images by the row group when one of its images is asked for. Data larger than
+    `CACHE_BYTES` therefore wants row groups of some hundred rows, which is what files of the hub have.
+
+    Args:
+        files: files with a column `image` of {bytes, path} or of bytes, and a column of integers named as one of
+            `LABEL_COLUMNS`.
+        classes: class names in the order of the labels; default: the names in the first file's metadata, else "0" to
+            "K-1".
+
+    Raises:
+        ConvNextError: a file that cannot be read, a column missing or of another type, no rows, a label out of range.
+    """
+
+    def __init__(self, files: list[Path], classes: list[str] | None = None):
+        self._files = files
+        labels, groups, names = [], [], classes
+        for number, path in enumerate(files):
+            try:
+                with pq.ParquetFile(path) as file:
+                    _check_image_column(path, file.schema_arrow)
+                    label_column = _label_column(path, file.schema_arrow)
+                    names = names or _names_in_metadata(file.schema_arrow, label_column)
+                    labels.append(file.read(columns=[label_column]).column(0).to_numpy())
+                    for group in range(file.num_row_groups):
+                        metadata = file.metadata.row_group(group)
+                        groups.append((number, group, metadata.num_rows, metadata.total_byte_size))
+            except (OSError, pa.ArrowException) as error:
+                raise ConvNextError(f"Cannot read {path} as parquet: {error}. Get a fresh copy of it.") from None
+        self._file_start = np.cumsum([0] + [len(part) for part in labels])
+        self._groups = np.array(groups, dtype=np.int64).reshape(-1, 4)
+        self._group_start = np.cumsum([0, *self._groups[:, 2]])
+        self.labels = _checked_labels(np.concatenate(labels), files[0], names)
+        self.classes = names or [str(label) for label in range(self.labels.max() + 1)]
+        self._encoded: Callable[[int], pa.Array] | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_encoded": None}  # another process reads for itself
+
+    def name(self, i: int) -> str:
+        number = np.searchsorted(self._file_start, i, "right") - 1
+        return f"{self._files[number].name}#{i - self._file_start[number]}"
+
+    def source(self, i: int) -> bytes:
+        if self._encoded is None:
+            capacity = int(CACHE_BYTES / self._groups[:, 3].mean())
+            self._encoded = lru_cache(max(capacity, 1))(self._read_group)
+        group = int(np.searchsorted(self._group_start, i, "right")) - 1
+        try:
+            return self._encoded(group)[int(i - self._group_start[group])].as_py() or b""
+        except (OSError, pa.ArrowException) as error:
+            raise ImageError(f"Cannot read {self.name(i)}: {error}. Get a fresh copy of the file.") from None
+
+    def _read_group(self, group: int) -> pa.Array:
+        number, group_in_file = self._groups[group, :2].tolist()
+        with pq.ParquetFile(self._files[number]) as file:
+            nested = pa.types.is_struct(file.schema_arrow.field("image").type)
+            # without threads: they do not survive the fork into a loader process
+            table = file.read_row_group(
+                group_in_file, columns=["image.bytes" if nested else "image"], use_threads=False
+            )
+        images = table.column("image").combine_chunks()
+        return images.field("bytes") if nested else images
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """The parquet files of a folder, or else of its folder `data`, by name."""
+    return sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+
+
+def open_parquet(root: Path, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """The (train, val) images of `train*.parquet` and the first of `val*.parquet`, `test*.parquet` that is there.
+
+    Without the latter, `val_share` of each class is held out by `seed`. A file `classes.txt`, one name a line, takes
+    precedence over class names in the metadata.
+
+    Raises:
+        ConvNextError: as `ParquetDataset`; no training files.
+    """
+    train_files, val_files = _parts(root)
+    if not train_files:
+        raise ConvNextError(
+            f"No parquet file in {root} begins with train; there are "
+            f"{', '.join(path.name for path in parquet_files(root)[:5])}. Rename the training files to train*.parquet."
+        )
+    train = ParquetDataset(train_files, _names_in_file(root))
+    return (train, ParquetDataset(val_files, train.classes)) if val_files else hold_out(train, val_share, seed)
+
+
+def open_parquet_for_evaluation(root: Path, val_share: float, seed: int) -> ImageDataset:
+    """The validation images as in `open_parquet`, which here may also be there alone."""
+    train_files, val_files = _parts(root)
+    if val_files and not train_files:
+        return ParquetDataset(val_files, _names_in_file(root))
+    return open_parquet(root, val_share, seed)[1]
+
+
+def _parts(root: Path) -> tuple[list[Path], list[Path]]:
+    def starting(prefix: str) -> list[Path]:
+        return [path for path in parquet_files(root) if path.name.startswith(prefix)]
+
+    return starting("train"), next(filter(None, map(starting, VAL_PREFIXES)), [])
+
+
+def _names_in_file(root: Path) -> list[str] | None:
+    path = root / "classes.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+
+
+def _names_in_metadata(schema: pa.Schema, label_column: str) -> list[str] | None:
+    """The names of the hub's ClassLabel feature."""
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return metadata.get("info", {}).get("features", {}).get(label_column, {}).get("names")
+
+
+def _check_image_column(path: Path, schema: pa.Schema) -> None:
+    kind = schema.field("image").type if "image" in schema.names else None
+    if kind is not None and pa.types.is_struct(kind):
+        kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else None
+    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ConvNextError(
+            f"{path} needs a column image of {{bytes, path}} or of bytes, with encoded images such as JPEG; its "
+            f"columns are {_columns(schema)}."
+        )
+
+
+def _label_column(path: Path, schema: pa.Schema) -> str:
+    for name in LABEL_COLUMNS:
+        if name in schema.names and pa.types.is_integer(schema.field(name).type):
+            return name
+    raise ConvNextError(
+        f"{path} needs a column of integers named {' or '.join(LABEL_COLUMNS)}; its columns are {_columns(schema)}."
+    )
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+
+
+def _checked_labels(labels: np.ndarray, path: Path, names: list[str] | None) -> np.ndarray:
+    if not len(labels):
+        raise ConvNextError(f"{path} has no rows. Get a fresh copy of it.")
+    low, high = labels.min(), labels.max()
+    # a missing label arrives as not-a-number
+    if not low >= 0 or (names and high >= len(names)):
+        allowed = f"0 to {len(names) - 1}, one for each of the {len(names)} class names" if names else "0 to K-1"
+        raise ConvNextError(
+            f"The labels in {path.parent} go from {low} to {high}; in every row they must be {allowed}. Leave out rows "
+            "without a label (often -1), or correct the class names."
+        )
+    return labels.astype(np.int64)

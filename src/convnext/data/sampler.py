@@ -1,0 +1,48 @@
+"""The order of samples: a permutation per epoch that depends on (seed, epoch) only, cut into batches, ranks, micro-batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from convnext.seeding import derive
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(samples), (samples,) int64."""
+    return np.random.default_rng(derive(seed, "order", epoch)).permutation(samples)
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """Keys (epoch, index) of every micro-batch of one rank, from optimizer step `start` to the end of the run.
+
+    One stream over all epochs: loader workers live as long as the run, and prefetch across epoch boundaries. Batch s of
+    an epoch is the same set of images whatever the number of ranks and of accumulation steps. The remainder that does
+    not fill a batch is left out, another one in each epoch.
+    """
+
+    samples: int
+    seed: int
+    total_batch: int
+    accumulation: int
+    total_steps: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = self.samples // self.total_batch
+        device_batch = self.total_batch // (self.accumulation * self.world)
+        epoch, order = -1, None
+        for step in range(self.start, self.total_steps):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = epoch_order(self.samples, self.seed, epoch).tolist()
+            first = step % per_epoch * self.total_batch + self.rank * device_batch * self.accumulation
+            for micro in range(self.accumulation):
+                begin = first + micro * device_batch
+                yield [(epoch, i) for i in order[begin : begin + device_batch]]
+
+    def __len__(self) -> int:
+        return (self.total_steps - self.start) * self.accumulation

@@ -1,0 +1,115 @@
+"""From a decoded picture to the tensor a model sees: training augmentation and evaluation preprocessing.
+
+Training follows the paper's recipe (Table 5) through timm's parts: torchvision's RandAugment has another magnitude scale.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from convnext.errors import ConvNextError
+from convnext.recipes.schema import Augment
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALL = 32  # inputs up to this side are padded and cropped, not resized and cropped
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a picture goes through before a model at evaluation; saved inside every checkpoint.
+
+    Attributes:
+        size: side of the square input in pixels.
+        crop_ratio: centre share of the short side that is kept; 1.0 warps the whole picture to the square, as the
+            paper does at 384 px (Section A.2).
+        mean, std: per channel, of values in 0..1.
+        interpolation: a name of PIL's resampling filters.
+    """
+
+    size: int = 224
+    crop_ratio: float = 0.875
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def for_size(cls, size: int) -> "Preprocess":
+        """The paper's evaluation at this size: crop ratio 0.875 below 384 px, 1.0 from there, and 1.0 for small inputs."""
+        return cls(size=size, crop_ratio=0.875 if SMALL < size < 384 else 1.0)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Preprocess":
+        """The inverse of `asdict`, for values read from a checkpoint; unknown keys are an error."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConvNextError(
+                f"The checkpoint's preprocessing has unknown fields {sorted(unknown)}; it is from a newer version."
+            )
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    to_dict = asdict
+
+
+def eval_transform(pre: Preprocess) -> Callable[[Image], Tensor]:
+    """RGB picture of any size -> (3, size, size) float, normalised."""
+    from torchvision import transforms as T
+
+    filter_ = T.InterpolationMode(pre.interpolation)
+    if pre.crop_ratio >= 1.0:
+        geometry = [T.Resize((pre.size, pre.size), filter_)]
+    else:
+        geometry = [T.Resize(int(pre.size / pre.crop_ratio), filter_), T.CenterCrop(pre.size)]
+    return T.Compose([*geometry, Normalize(pre.mean, pre.std)])
+
+
+def train_transform(pre: Preprocess, augment: Augment) -> Callable[[Image], Tensor]:
+    """RGB picture of any size -> (3, size, size) float, augmented and normalised.
+
+    Draws from the global generators of Python, NumPy and PyTorch: seed them per sample (`convnext.seeding`).
+    """
+    from timm.data.auto_augment import rand_augment_transform
+    from timm.data.random_erasing import RandomErasing
+    from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_pil_interp
+    from torchvision import transforms as T
+
+    if pre.size <= SMALL:
+        crop = [
+            T.Resize((pre.size, pre.size), T.InterpolationMode(pre.interpolation)),
+            T.RandomCrop(pre.size, padding=augment.crop_padding),
+        ]
+    else:
+        crop = [RandomResizedCropAndInterpolation(pre.size, scale=augment.crop_scale, interpolation=pre.interpolation)]
+    steps = [*crop, T.RandomHorizontalFlip(augment.hflip)]
+    if augment.rand_augment:
+        hints = {
+            "translate_const": int(pre.size * 0.45),
+            "img_mean": tuple(min(255, round(255 * m)) for m in pre.mean),
+            "interpolation": str_to_pil_interp(pre.interpolation),
+        }
+        try:
+            steps.append(rand_augment_transform(augment.rand_augment, hints))
+        except (AssertionError, ValueError, KeyError) as error:
+            raise ConvNextError(
+                f"{augment.rand_augment!r} is not a RandAugment string of timm; the paper's is 'rand-m9-mstd0.5-inc1'."
+            ) from error
+    steps.append(Normalize(pre.mean, pre.std))
+    if augment.random_erasing:
+        steps.append(RandomErasing(augment.random_erasing, mode="pixel", device="cpu"))
+    return T.Compose(steps)
+
+
+class Normalize:
+    """RGB picture -> (3, H, W) float: values in 0..1 minus the mean, over the deviation. Leaner than torchvision's three steps."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.scale = (1 / (255 * np.array(std))).astype(np.float32)
+        self.shift = (-np.array(mean) / np.array(std)).astype(np.float32)
+
+    def __call__(self, image: Image) -> Tensor:
+        values = np.asarray(image, dtype=np.float32)  # (H, W, 3)
+        return torch.from_numpy(np.ascontiguousarray((values * self.scale + self.shift).transpose(2, 0, 1)))

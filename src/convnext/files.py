@@ -1,0 +1,40 @@
+"""Writing files so that a reader, or a kill, or a full disk, never meets half of one."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make the file under another name beside it, sync it, and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(aside)
+        sync(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """`replace` for a small text file."""
+    replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder on the disk before anything that is written later."""
+    if os.name == "nt":  # Windows has no handle for a folder, and syncs only what is open for writing
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Of the file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

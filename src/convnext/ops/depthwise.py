@@ -1,0 +1,44 @@
+"""Depthwise convolution on (B, H, W, C): the reference, and matrix products for the tiny maps of small images on a CPU.
+
+Legend: B batch, H W height and width, C channels, P = H W positions, K side of the kernel.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TINY = 16  # positions up to which the products win on a CPU: 3 to 20 times, forward and backward (docs/log.md)
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (B,H,W,C), weight (C,1,K,K) with K odd, bias (C,) -> (B,H,W,C), stride 1, zero padding K // 2."""
+    if x.device.type == "cpu" and x.shape[1] * x.shape[2] <= TINY and not torch.compiler.is_compiling():
+        return tiny(x, weight, bias)
+    return reference(x, weight, bias)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """PyTorch's convolution, through a channels-last view of the same memory."""
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+    return y.permute(0, 2, 3, 1)
+
+
+def tiny(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """For every channel, one product with the (P,P) matrix that the convolution is on a map of P positions."""
+    b, h, w, c = x.shape
+    with_zero = F.pad(weight.reshape(c, -1), (0, 1))  # (C, K*K + 1): the last tap is the one outside the kernel
+    matrices = with_zero[:, tap_indices(h, w, weight.shape[-1])]  # (C, P, P)
+    columns = x.reshape(b, h * w, c).permute(2, 1, 0).contiguous()  # (C, P, B)
+    y = torch.baddbmm(bias[:, None, None], matrices, columns)
+    return y.permute(2, 1, 0).reshape(b, h, w, c)
+
+
+@lru_cache
+def tap_indices(h: int, w: int, k: int) -> Tensor:
+    """(P,P): which of the K*K taps takes input position q to output position p; K*K where none does."""
+    y, x = (axis.reshape(-1) for axis in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    dy, dx = (axis[None, :] - axis[:, None] + k // 2 for axis in (y, x))
+    inside = (dy >= 0) & (dy < k) & (dx >= 0) & (dx < k)
+    return torch.where(inside, dy * k + dx, k * k)

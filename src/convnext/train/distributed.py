@@ -1,0 +1,89 @@
+"""The processes of a run and the device of this one: started by torchrun, or a single process."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from convnext.errors import ConvNextError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` of them, `local_size` on this machine."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    local_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The element-wise sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any process; on the host, so that the device need not wait."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor([int(flag)])).item())
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def start(device: str = "auto") -> World:
+    """Join the process group that torchrun's environment describes, and choose this process's device.
+
+    Raises:
+        ConvNextError: the device asked for is not there.
+    """
+    rank, size, local_rank, local_size = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+    )
+    chosen = choose_device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    return World(chosen, rank, size, local_size)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """cuda, mps or cpu: the first that is there for `auto`, else the one that is named.
+
+    Raises:
+        ConvNextError: the device asked for is not there, or is not one of these.
+    """
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in have.items() if there)
+    kind = name.partition(":")[0]
+    if not have.get(kind):
+        there = ", ".join(k for k, v in have.items() if v)
+        raise ConvNextError(
+            f"The device {name!r} is not available here. This machine has: {there}. `auto` takes the best."
+        )
+    return torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for the first lines of a run."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

@@ -1,0 +1,135 @@
+"""The folder of a run: its config, environment and state (new, unfinished, finished), and a lock while it is trained."""
+
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from convnext import __version__
+from convnext.errors import ConvNextError
+from convnext.files import replace_text
+from convnext.recipes.diff import difference
+from convnext.recipes.schema import Recipe
+
+CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
+NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
+
+
+def claim(folder: Path, name: str, recipe: Recipe) -> str:
+    """Prepare `folder` for a run of `recipe`: "new", "unfinished" (continue it) or "finished" (nothing to do).
+
+    Raises:
+        ConvNextError: it holds a run of another config, or other files, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / CONFIG).exists():
+            if any(entry.name != ".lock" for entry in folder.iterdir()):
+                raise ConvNextError(
+                    f"The folder {folder} is not empty and holds no run. Give another --out, or empty it."
+                )
+            config = {"name": name, "task": recipe.task, **asdict(recipe)}
+            replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+            replace_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+            return "new"
+    except OSError as error:
+        raise ConvNextError(f"The run's folder {folder} cannot be written: {error}. Give another --out.") from error
+    differences = result_differences(read_config(folder)[1], recipe)
+    if differences:
+        table = "; ".join(f"{field}: {there!r} there, {here!r} now" for field, there, here in differences)
+        raise ConvNextError(
+            f"The folder {folder} holds a run of another config ({table}). Give the same options to continue it, or another --out."
+        )
+    return "finished" if (folder / SUMMARY).exists() else "unfinished"
+
+
+def result_differences(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:
+    """The differences that change a run's result."""
+    return [row for row in difference(one, other) if not row[0].startswith(NOT_THE_RESULT)]
+
+
+def choose_folder(name: str, recipe: Recipe, root: Path = Path("runs")) -> Path:
+    """`runs/NAME`, or the first of `runs/NAME-2`, `-3`, .. that is free or holds an unfinished run of this recipe."""
+    stem = name.replace("/", "-")
+    number = 1
+    while True:
+        folder = root / (stem if number == 1 else f"{stem}-{number}")
+        if not (folder / CONFIG).exists():
+            if not folder.exists() or not any(folder.iterdir()):
+                return folder
+        elif not (folder / SUMMARY).exists() and not result_differences(read_config(folder)[1], recipe):
+            return folder
+        number += 1
+
+
+def read_config(folder: Path) -> tuple[str, Recipe]:
+    """The name and the recipe of the run in `folder`, strictly checked.
+
+    Raises:
+        ConvNextError: there is no run, or its config is damaged or of another version.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        name = values.pop("name")
+        values.pop("task")
+        return name, TypeAdapter(Recipe).validate_python(values)
+    except FileNotFoundError as error:
+        raise ConvNextError(
+            f"{folder} holds no run (no {CONFIG}). Give the folder that `convnext train` wrote."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConvNextError(f"The config of the run in {folder} is not valid: {where}: {first['msg']}.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConvNextError(f"The config of the run in {folder} cannot be read: {error}.") from error
+
+
+def lock(folder: Path):
+    """Hold the folder while training, so that two commands do not train into it; released when the process ends.
+
+    Raises:
+        ConvNextError: another process trains there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    file = open(folder / ".lock", "w")  # noqa: SIM115  the lock lives as long as the file is open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ConvNextError(f"Another process is training in {folder}. Wait for it, or give another --out.") from error
+    return file
+
+
+def environment() -> dict:
+    """What is needed to repeat a run besides its config."""
+    import torch
+
+    def version_of(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "scikit-learn", "pyarrow")
+    return {
+        "command": " ".join(["convnext", *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "convnext": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {package: version_of(package) for package in packages},
+    }

@@ -1,0 +1,109 @@
+"""One optimizer step: forward and backward over the micro-batches, clipping, and a skip that needs no word from the host."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from convnext.seeding import seed_all
+from convnext.train.distributed import World
+from convnext.train.ema import Ema
+
+GROWTH_STEPS = 2000  # good steps before the fp16 loss scale doubles
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`auto` is bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def autocast(precision: str, device: torch.device):
+    """The context in which the model runs in `fp32`, `bf16` or `fp16`."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+@dataclass
+class LossScale:
+    """Dynamic loss scaling for fp16, as tensors on the device: halves on overflow, doubles after 2,000 good steps."""
+
+    scale: Tensor
+    good_steps: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device) -> "LossScale":
+        return cls(torch.tensor(65536.0, device=device), torch.tensor(0.0, device=device))
+
+    def update(self, skipped: Tensor) -> None:
+        good = (self.good_steps + 1.0) * (1.0 - skipped)
+        grow = good >= GROWTH_STEPS
+        self.scale.mul_(torch.where(grow, 2.0, 1.0 - 0.5 * skipped))
+        self.good_steps.copy_(torch.where(grow, 0.0, good))
+
+
+class Step:
+    """Callable: `step(batches, keys)` takes the micro-batches of one optimizer step and returns a tensor of three floats
+    on the device: mean loss over all processes, gradient norm before clipping, and 1 if the step was skipped.
+
+    A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters,
+    moments, step count and EMA stay as they are. Each micro-batch starts from generators seeded with (keys, micro, rank).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module, object], Tensor],
+        optimizer: torch.optim.AdamW,
+        world: World,
+        precision: str = "fp32",
+        clip_grad: float | None = None,
+        ema: Ema | None = None,
+    ):
+        self.model, self.loss, self.optimizer, self.world, self.ema = model, loss, optimizer, world, ema
+        self.precision = precision
+        self.clip_grad = clip_grad
+        self.loss_scale = LossScale.on(world.device) if precision == "fp16" else None
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.forward_model = DistributedDataParallel(model) if world.size > 1 else model
+
+    def __call__(self, batches: Iterable, accumulation: int, keys: tuple) -> Tensor:
+        total = torch.zeros((), device=self.world.device)
+        for micro, batch in enumerate(batches):
+            last = micro == accumulation - 1
+            seed_all(*keys, micro, self.world.rank)
+            sync = nullcontext() if last or self.world.size == 1 else self.forward_model.no_sync()
+            with sync:
+                with autocast(self.precision, self.world.device):
+                    loss = self.loss(self.forward_model, batch) / accumulation
+                (loss * self.loss_scale.scale if self.loss_scale else loss).backward()
+            total += loss.detach()
+        return self._update(total)
+
+    @torch.no_grad()
+    def _update(self, loss: Tensor) -> Tensor:
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if self.loss_scale:
+            torch._foreach_mul_(grads, 1.0 / self.loss_scale.scale)
+        norm = nn.utils.get_total_norm(grads)
+        bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+        if self.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
+        # one small reduction a step: every process skips when one has to
+        loss, bad = self.world.sum(torch.stack([loss, bad.float()]))
+        skipped = (bad > 0).float()
+        self.optimizer.found_inf = skipped  # the fused kernel reads it on the device
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(skipped)
+        if self.loss_scale:
+            self.loss_scale.update(skipped)
+        return torch.stack([loss / self.world.size, norm, skipped])

@@ -1,0 +1,1 @@
+"""Checkpoints of every origin: read, write, download, and exchange with other libraries."""

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from convnext.ops import depthwise
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 4), (2, 2), (4, 4), (3, 5), (2, 8), (16, 1)])
+def test_tiny_equals_the_reference_forward_and_every_gradient(h, w, kernel):
+    """In fp64, where the two orders of summation agree to 1e-12."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, h, w, 8), (8, 1, kernel, kernel), (8,))
+    given = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    seed = torch.randn(3, h, w, 8, generator=generator, dtype=torch.float64)
+    results = []
+    for function in (depthwise.tiny, depthwise.reference):
+        leaves = [t.clone().requires_grad_() for t in given]
+        y = function(*leaves)
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, seed)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_it_is_used_on_tiny_maps_only(monkeypatch):
+    used = []
+    monkeypatch.setattr(depthwise, "tiny", lambda *a: used.append("tiny") or depthwise.reference(*a))
+    weight, bias = torch.randn(8, 1, 7, 7), torch.randn(8)
+    depthwise.depthwise_conv(torch.randn(2, 4, 4, 8), weight, bias)
+    depthwise.depthwise_conv(torch.randn(2, 7, 7, 8), weight, bias)
+    assert used == ["tiny"]

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pytest
+
+from convnext import recipes
+from convnext.errors import ConvNextError
+from convnext.recipes.plan import make_plan
+from convnext.recipes.schema import Ema, Optim, Recipe
+
+SMALL = Recipe(epochs=10, total_batch=64, device_batch=16, optim=Optim(warmup_epochs=1.0), ema=Ema(decay=None))
+
+
+def test_the_paper_on_imagenet():
+    plan = make_plan(recipes.get("table5/tiny"), 1_281_167, devices=8)
+    assert (plan.accumulation, plan.steps_per_epoch, plan.total_steps) == (4, 312, 93_600)
+    assert plan.warmup_steps == 20 * 312
+    assert plan.ema_half_life == pytest.approx(6931, abs=1)
+    assert plan.drop_path_rate == 0.1
+    assert plan.warnings() == []
+    assert ("batch", "128 per device x 8 devices x 4 accumulation = 4096") in plan.rows()
+
+
+def test_the_total_batch_stays_when_devices_change():
+    for devices in (1, 2, 4):
+        plan = make_plan(SMALL, 1000, devices)
+        assert plan.device_batch * plan.devices * plan.accumulation == 64
+        assert plan.steps_per_epoch == 15
+
+
+def test_a_device_batch_larger_than_its_share_shrinks():
+    plan = make_plan(replace(SMALL, device_batch=128), 1000, 4)
+    assert (plan.device_batch, plan.accumulation) == (16, 1)
+
+
+def test_small_presets_scale_with_the_run():
+    short, long = (make_plan(replace(recipes.get("small/scratch"), epochs=e), 50_000) for e in (10, 100))
+    assert short.warmup_steps == round(0.05 * short.total_steps)
+    assert long.ema_half_life == pytest.approx(0.01 * long.total_steps)
+    assert long.drop_path_rate == pytest.approx(10 * short.drop_path_rate)
+    assert not short.warnings() + long.warnings()
+
+
+def test_an_ema_or_warmup_too_long_for_the_run_is_warned_of():
+    plan = make_plan(replace(SMALL, ema=Ema(decay=0.9999), optim=Optim(warmup_epochs=4.0)), 1000)
+    assert len(plan.warnings()) == 2
+    assert "half-life" in plan.warnings()[0]
+    assert "warm-up" in plan.warnings()[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples", "devices", "words"),
+    [
+        (SMALL, 63, 1, "fewer than one batch"),
+        (replace(SMALL, device_batch=24), 1000, 1, "--device-batch"),
+        (SMALL, 1000, 3, "--total-batch"),
+        (replace(SMALL, epochs=0), 1000, 1, "--epochs"),
+        (replace(SMALL, optim=Optim(lr=-1)), 1000, 1, "--optim.lr"),
+        (replace(SMALL, optim=Optim(warmup_epochs=20)), 1000, 1, "as long as the whole run"),
+        (replace(SMALL, model=replace(SMALL.model, drop_path_rate=1.0)), 1000, 1, "--model.drop-path-rate"),
+        (replace(SMALL, augment=replace(SMALL.augment, hflip=2.0)), 1000, 1, "--augment.hflip"),
+        (replace(SMALL, ema=Ema(decay=1.0)), 1000, 1, "--ema.decay"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_option_to_change(recipe, samples, devices, words):
+    with pytest.raises(ConvNextError, match=words):
+        make_plan(recipe, samples, devices)
+
+
+def test_every_recipe_plans():
+    for name, recipe in recipes.recipes().items():
+        plan = make_plan(recipe, 1_281_167, 1)
+        assert plan.device_batch * plan.accumulation == recipe.total_batch, name

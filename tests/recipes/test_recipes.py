@@ -1,0 +1,91 @@
+"""The recipes are Tables 5 and 6, cell by cell."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from convnext import recipes
+from convnext.errors import ConvNextError
+from convnext.recipes.diff import difference, flatten
+from convnext.recipes.schema import Recipe
+
+TABLE5 = {
+    "optim.lr": 4e-3, "optim.weight_decay": 0.05, "optim.betas": (0.9, 0.999), "optim.eps": 1e-8, "optim.min_lr": 1e-6,
+    "total_batch": 4096, "optim.layer_decay": None, "optim.clip_grad": None, "augment.rand_augment": "rand-m9-mstd0.5-inc1",
+    "augment.label_smoothing": 0.1, "augment.mixup": 0.8, "augment.cutmix": 1.0, "augment.random_erasing": 0.25,
+    "model.layer_scale_init_value": 1e-6, "image_size": 224,
+}  # fmt: skip
+TABLE6 = {
+    "optim.lr": 5e-5, "optim.weight_decay": 1e-8, "optim.betas": (0.9, 0.999), "total_batch": 512, "epochs": 30,
+    "optim.warmup_epochs": 0.0, "augment.rand_augment": "rand-m9-mstd0.5-inc1", "augment.label_smoothing": 0.1,
+    "augment.mixup": 0.0, "augment.cutmix": 0.0, "optim.clip_grad": None,
+}  # fmt: skip
+
+
+def expect(name: str, fields: dict) -> None:
+    flat = flatten(recipes.get(name))
+    assert {key: flat[key] for key in fields} == fields, name
+
+
+@pytest.mark.parametrize(("size", "rate"), [("tiny", 0.1), ("small", 0.4), ("base", 0.5), ("large", 0.5)])
+def test_table5_imagenet_1k(size, rate):
+    own = {"epochs": 300, "optim.warmup_epochs": 20.0, "ema.decay": 0.9999}
+    expect(f"table5/{size}", TABLE5 | own | {"model.drop_path_rate": rate, "model.name": f"convnext_{size}"})
+
+
+@pytest.mark.parametrize(("size", "rate"), [("base", 0.1), ("large", 0.1), ("xlarge", 0.2)])
+def test_table5_imagenet_22k(size, rate):
+    own = {"epochs": 90, "optim.warmup_epochs": 5.0, "ema.decay": None}
+    expect(f"table5/{size}-22k", TABLE5 | own | {"model.drop_path_rate": rate, "model.name": f"convnext_{size}"})
+
+
+@pytest.mark.parametrize(("size", "rate", "scale"), [("small", 0.1, 0.0), ("base", 0.2, 0.0), ("large", 0.5, 1e-6)])
+def test_isotropic(size, rate, scale):
+    own = {"epochs": 300, "optim.warmup_epochs": 50.0, "model.drop_path_rate": rate, "ema.decay": 0.9999}
+    expect(f"table5/isotropic-{size}", TABLE5 | own | {"model.layer_scale_init_value": scale})
+
+
+@pytest.mark.parametrize(("size", "rate"), [("base", 0.8), ("large", 0.95)])
+def test_table6_from_1k(size, rate):
+    own = {"optim.layer_decay": 0.7, "image_size": 384, "ema.decay": None, "model.drop_path_rate": rate}
+    expect(f"table6/{size}-384", TABLE6 | own | {"model.head_init_scale": 1.0})
+
+
+@pytest.mark.parametrize("px", [224, 384])
+@pytest.mark.parametrize(("size", "rate", "ema"), [("base", 0.2, None), ("large", 0.3, None), ("xlarge", 0.4, 0.9999)])
+def test_table6_from_22k(size, rate, ema, px):
+    own = {"optim.layer_decay": 0.8, "image_size": px, "ema.decay": ema, "model.drop_path_rate": rate}
+    expect(f"table6/{size}-22k-1k-{px}", TABLE6 | own | {"model.head_init_scale": 0.001})
+
+
+def test_what_the_paper_does_not_have_is_marked():
+    for name in (
+        "table5/tiny-22k",
+        "table5/small-22k",
+        "table5/atto",
+        "table6/tiny-22k-1k-224",
+        "small/scratch",
+        "quickstart",
+    ):
+        assert recipes.get(name).source.startswith("ours"), name
+    for name in ("table5/tiny", "table5/xlarge-22k", "table6/base-384", "table6/xlarge-22k-1k-384"):
+        assert recipes.get(name).source.startswith("Table"), name
+
+
+def test_a_wrong_name_is_answered_with_the_nearest():
+    with pytest.raises(ConvNextError, match="table5/tiny"):
+        recipes.get("table5/tinny")
+
+
+def test_difference():
+    one = Recipe()
+    assert difference(one, one) == []
+    assert difference(one, replace(one, epochs=3)) == [("epochs", 300, 3)]
+    assert difference(one, replace(one, optim=replace(one.optim, lr=1.0))) == [("optim.lr", 4e-3, 1.0)]
+
+
+def test_nothing_heavy_is_imported():
+    script = "import sys; from convnext import recipes, paper; recipes.recipes(); print({'torch', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "set()"
