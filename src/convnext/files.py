@@ -11,7 +11,10 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode  # of an ordinary new file: some writers make theirs readable by the owner only
         write(aside)
+        aside.chmod(mode)
         sync(aside)
         os.replace(aside, path)
     finally:

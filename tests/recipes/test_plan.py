@@ -32,6 +32,11 @@ def test_a_device_batch_larger_than_its_share_shrinks():
     assert (plan.device_batch, plan.accumulation) == (16, 1)
 
 
+def test_a_device_batch_that_does_not_divide_gives_way_to_the_next_that_does():
+    plan = make_plan(replace(SMALL, total_batch=360, device_batch=64), 1000)
+    assert (plan.device_batch, plan.accumulation) == (60, 6)
+
+
 def test_small_presets_scale_with_the_run():
     short, long = (make_plan(replace(recipes.get("small/scratch"), epochs=e), 50_000) for e in (10, 100))
     assert short.warmup_steps == round(0.05 * short.total_steps)
@@ -51,7 +56,7 @@ def test_an_ema_or_warmup_too_long_for_the_run_is_warned_of():
     ("recipe", "samples", "devices", "words"),
     [
         (SMALL, 63, 1, "fewer than one batch"),
-        (replace(SMALL, device_batch=24), 1000, 1, "--device-batch"),
+        (replace(SMALL, total_batch=59), 1000, 1, "--total-batch, such as 48"),
         (SMALL, 1000, 3, "--total-batch"),
         (replace(SMALL, epochs=0), 1000, 1, "--epochs"),
         (replace(SMALL, optim=Optim(lr=-1)), 1000, 1, "--optim.lr"),

@@ -117,13 +117,14 @@ class ClassificationTask:
         results = evaluate(models, loader, len(self.classes), world, precision, interrupted)
         return {label: result.metrics() for label, result in results.items()}
 
-    def save_weights(self, model: nn.Module, path: Path, metrics: dict) -> None:
+    def save_weights(self, model: nn.Module, path: Path, facts: dict) -> None:
         metadata = {
             "task": "classification",
             "classes": self.classes,
             "preprocess": self.preprocess.to_dict(),
-            "metrics": metrics,
             "data": self.recipe.data,
+            "recipe": self.recipe.source,
+            **facts,
         }
         save_weights(model, path, metadata=metadata)
 

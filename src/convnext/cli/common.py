@@ -35,7 +35,15 @@ def parse(kind: Any, argv: Sequence[str], verb: str, description: str, **options
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, left: int = 1) -> Table:
     """A plain table whose first `left` columns are text and whose others are numbers."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i < left else "right", overflow="fold", no_wrap=i < left)
     for row in rows:
@@ -45,6 +53,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
 
 def print_table(console: Console, made: Table) -> None:
     """Print a table at its own width where the output is not a terminal, so that nothing is cut."""
+    if console.quiet:
+        return
     if not console.is_terminal:
         console = Out(file=console.file, width=10_000, highlight=False)
     console.print(made)

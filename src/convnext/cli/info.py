@@ -66,10 +66,10 @@ def _paper_row(name: str) -> _Row:
 
     if "isotropic" in name:
         row = paper.isotropic(name)
-        return _Row(row.params, row.gflops)
+        return _Row(row.params_m, row.gflops)
     printed = {r.size: r for r in paper.TABLE1 if r.model == paper.NAMES.get(name)}
     small, large = printed.get(224), printed.get(384)
-    return _Row(small.params if small else None, small.gflops if small else None, large.gflops if large else None)
+    return _Row(small.params_m if small else None, small.gflops if small else None, large.gflops if large else None)
 
 
 def _beside(counted: float, printed: float | None, digits: int) -> str:
@@ -125,15 +125,13 @@ def recipes(argv: list[str]) -> int:
     _no_more(argv)
     rows = [
         (
-            name, r.model.name, f"{r.image_size}", f"{r.epochs}", f"{r.total_batch}", f"{r.optim.lr:g}",
+            name, r.source, r.model.name, f"{r.image_size}", f"{r.epochs}", f"{r.total_batch}", f"{r.optim.lr:g}",
             "auto" if r.model.drop_path_rate is None else f"{r.model.drop_path_rate:g}",
-            r.source,
         )
         for name, r in all_recipes.recipes().items()
     ]  # fmt: skip
-    print_table(
-        stdout(), table(("recipe", "model", "px", "epochs", "batch", "lr", "drop-path", "source"), rows, left=2)
-    )
+    columns = ("recipe", "source", "model", "px", "epochs", "batch", "lr", "drop-path")
+    print_table(stdout(), table(columns, rows, left=3))
     return 0
 
 
@@ -218,7 +216,11 @@ def checkpoint(path: str) -> int:
         ("GMACs", f"{counted.macs / 1e9:.4g} at {preprocess.size} px"),
         ("classes", shown),
         ("preprocessing", preprocess),
-        *((key, value) for key, value in read.metadata.items() if key in ("metrics", "data")),
+        *(
+            (key, value)
+            for key, value in read.metadata.items()
+            if key in ("recipe", "data", "weights", "step", "metrics")
+        ),
     ]
     print_table(stdout(), table(("", ""), rows, left=2))
     return 0

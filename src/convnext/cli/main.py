@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import import_module
 
 from convnext import __version__
@@ -49,6 +50,8 @@ def run(argv: list[str]) -> int:
         print(__version__)
         return 0
     verb, arguments = argv[0], argv[1:]
+    warnings.filterwarnings("ignore", module="PIL")  # about files that we report ourselves
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # DDP, of sides of length 1
     try:
         if verb not in VERBS:
             raise ConvNextError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} `convnext --help` lists them.")

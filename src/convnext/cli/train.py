@@ -38,6 +38,7 @@ def run(argv: list[str]) -> int:
             "or `convnext train small/scratch --data ...` from random ones. Without a recipe, digits are trained."
         )
     recipe = recipes.get(name)
+    rest = ["--model.name" if word == "--model" else word for word in rest]
     arguments = parse(Arguments, rest, f"train {name}", DESCRIPTION, default=Arguments(recipe))
     return train(name, arguments.recipe, arguments.out, arguments.dry_run)
 
@@ -73,23 +74,16 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
         ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
         *plan.rows()[1:],
     ]
-    folder = out or rundir.choose_folder(name, recipe)
+    folder = world.on_main(lambda: out or rundir.choose_folder(name, recipe))
     print_table(console, table(("", ""), [*rows, ("folder", folder)], left=2))
     for warning in plan.warnings():
         console.print(f"[yellow]{warning}[/]")
     if dry_run:
         return 0
-    world.barrier()  # all have chosen the folder before it is made
-    held = None
-    if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = rundir.lock(folder)
-        if rundir.claim(folder, name, recipe) == "finished":
-            console.print(
-                f"The run in {folder} is finished; `convnext evaluate {folder}` shows what it reached. Give another --out."
-            )
-            return 0
-    world.barrier()
+    state = world.on_main(lambda: rundir.claim(folder, name, recipe))
+    if state == "finished":
+        console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
+        return 0
     task = ClassificationTask(recipe, plan, train_images, val_images, world, folder, console.print)
     try:
         state = Run(task, recipe, plan, folder, world, console).fit()
@@ -98,7 +92,6 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
         return stopped.code
     if world.is_main:
         _finish(folder, state, console)
-    del held
     return 0
 
 

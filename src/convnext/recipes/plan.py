@@ -73,17 +73,8 @@ def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:
         ConvNextError: the batch sizes do not divide, the dataset is smaller than a batch, or a number is out of range.
     """
     _check_ranges(recipe)
-    total, device_batch = recipe.total_batch, min(recipe.device_batch, max(1, recipe.total_batch // devices))
-    if total % (device_batch * devices):
-        exact = total // devices if total % devices == 0 else None
-        raise ConvNextError(
-            f"A total batch of {total} is not a multiple of {device_batch} images per device x {devices} devices. "
-            + (
-                f"Choose a --device-batch that divides {exact}, or another --total-batch."
-                if exact
-                else f"Choose a --total-batch that {devices} devices can share."
-            )
-        )
+    total = recipe.total_batch
+    device_batch = _device_batch(total, recipe.device_batch, devices)
     if samples < total:
         raise ConvNextError(
             f"The training set has {samples} images, fewer than one batch of {total}. Choose a smaller batch, such as "
@@ -119,6 +110,23 @@ def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:
         ema_decay=ema_decay,
         drop_path_rate=_drop_path(recipe),
     )
+
+
+def _device_batch(total: int, wanted: int, devices: int) -> int:
+    """The largest batch up to `wanted` of which a whole number on every device makes the total."""
+    if total % devices:
+        raise ConvNextError(
+            f"A total batch of {total} cannot be shared by {devices} devices. Choose a --total-batch that is a multiple of "
+            f"{devices}."
+        )
+    share = total // devices
+    largest = next(size for size in range(min(wanted, share), 0, -1) if share % size == 0)
+    if 2 * largest < min(wanted, share):
+        raise ConvNextError(
+            f"A total batch of {total} is {share} images on each of {devices} devices, and the largest equal parts of up to "
+            f"{wanted} images have only {largest}. Choose a rounder --total-batch, such as {share // wanted * wanted * devices}."
+        )
+    return largest
 
 
 def _drop_path(recipe: Recipe) -> float:

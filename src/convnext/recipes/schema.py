@@ -73,7 +73,9 @@ class Optim:
     weight_decay: float = 0.05
     """Decoupled weight decay; norms, biases and LayerScale have none."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay of the gradient's mean and square."""
     eps: float = 1e-8
+    """AdamW's term against division by zero."""
     layer_decay: float | None = None
     """Factor on the learning rate per layer group from the head down (Section A.2); None: one rate for all."""
     clip_grad: float | None = None
@@ -128,11 +130,13 @@ class Recipe:
     image_size: int = 224
     """Side of the square input in pixels."""
     epochs: int = 300
+    """Passes over the training images; a remainder smaller than a batch is left out of each."""
     total_batch: int = 4096
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
     device_batch: int = 128
     """Images per forward pass and device; accumulation follows from it."""
     seed: int = 0
+    """Decides every random choice: held-out images, initial weights, order, augmentation, drop-path."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
     compile: bool = False

@@ -1,13 +1,17 @@
 """The processes of a run and the device of this one: started by torchrun, or a single process."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from convnext.errors import ConvNextError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,22 @@ class World:
             return flag
         return bool(self.sum(torch.tensor([int(flag)])).item())
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def on_main(self, function: Callable[[], Result]) -> Result:
+        """The result of `function`, called by the main process only; an error for people ends all of them."""
+        if self.size == 1:
+            return function()
+        answer: list = [None, False]
+        try:
+            if self.is_main:
+                answer[0] = function()
+        except ConvNextError:
+            answer[1] = True
+            raise
+        finally:
+            dist.broadcast_object_list(answer, device=torch.device("cpu"))
+        if answer[1]:
+            raise SystemExit(2)  # the main process says why
+        return answer[0]
 
 
 def start(device: str = "auto") -> World:

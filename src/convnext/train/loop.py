@@ -50,8 +50,8 @@ class Task(Protocol):
         `interrupted()`, which every process calls equally often."""
         ...
 
-    def save_weights(self, model: nn.Module, path: Path, metrics: dict) -> None:
-        """Write a file that evaluation and prediction need nothing but."""
+    def save_weights(self, model: nn.Module, path: Path, facts: dict) -> None:
+        """Write a file that evaluation and prediction need nothing but; `facts` go into its metadata."""
         ...
 
 
@@ -120,9 +120,9 @@ class Run:
             if self.recorder:
                 self.recorder.close()
         if self.world.is_main:
-            self.task.save_weights(self.task.model, self.folder / "model.safetensors", {"step": state.step})
+            self._save_weights("raw", "model.safetensors")
             if self.ema:
-                self.task.save_weights(self.ema.module, self.folder / "model_ema.safetensors", {"step": state.step})
+                self._save_weights("ema", "model_ema.safetensors")
         return state
 
     def _one_step(self, batches: Iterator) -> None:
@@ -191,9 +191,16 @@ class Run:
         if state.best is None or score > state.best["score"]:
             state.best = {"score": score, "weights": best, "step": state.step}
             if self.world.is_main:
-                self.task.save_weights(candidates[best], self.folder / "best.safetensors", state.best)
+                self._save_weights(best, "best.safetensors", score)
         self.save()
         self._clock += time.monotonic() - began  # evaluation is not training time
+
+    def _save_weights(self, which: str, name: str, score: float | None = None) -> None:
+        model = self.ema.module if which == "ema" and self.ema else self.task.model
+        facts = {"weights": which, "step": self.state.step}
+        if score is not None:
+            facts["metrics"] = {self.task.metric: score}
+        self.task.save_weights(model, self.folder / name, facts)
 
     # -- records
 

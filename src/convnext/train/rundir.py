@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from convnext import __version__
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
 from convnext.recipes.diff import difference
 from convnext.recipes.schema import Recipe
 
-CONFIG, ENVIRONMENT, SUMMARY = "config.json", "environment.json", "summary.json"
+CONFIG, ENVIRONMENT, SUMMARY, LOCK = "config.json", "environment.json", "summary.json", ".lock"
 NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
 
 
@@ -27,8 +29,9 @@ def claim(folder: Path, name: str, recipe: Recipe) -> str:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder)
         if not (folder / CONFIG).exists():
-            if any(entry.name != ".lock" for entry in folder.iterdir()):
+            if any(entry.name != LOCK for entry in folder.iterdir()):
                 raise ConvNextError(
                     f"The folder {folder} is not empty and holds no run. Give another --out, or empty it."
                 )
@@ -91,23 +94,16 @@ def read_config(folder: Path) -> tuple[str, Recipe]:
         raise ConvNextError(f"The config of the run in {folder} cannot be read: {error}.") from error
 
 
-def lock(folder: Path):
-    """Hold the folder while training, so that two commands do not train into it; released when the process ends.
+_locks: dict[Path, FileLock] = {}  # held until the process ends
 
-    Raises:
-        ConvNextError: another process trains there.
-    """
+
+def _lock(folder: Path) -> None:
+    """So that two commands do not train into one folder; the system releases the lock when the process dies."""
+    lock = _locks.setdefault(folder.resolve(), FileLock(folder / LOCK))
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    file = open(folder / ".lock", "w")  # noqa: SIM115  the lock lives as long as the file is open
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise ConvNextError(f"Another process is training in {folder}. Wait for it, or give another --out.") from error
-    return file
 
 
 def environment() -> dict:

@@ -1,0 +1,100 @@
+"""`convnext evaluate` and `convnext predict`: a file or a run is all they need."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convnext.classification.load import load_classifier
+from convnext.classification.predict import predict
+from convnext.cli.main import run
+from convnext.data.open import open_split
+from pictures import draw_classes
+
+
+def test_a_run_is_evaluated_on_what_it_held_out(trained, capsys):
+    assert run(["evaluate", str(trained), "--workers", "0", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "359 images of digits" in said
+    found = json.loads((trained / "evaluation" / "evaluation.json").read_text())
+    last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()][-1]
+    for label in ("raw", "ema"):
+        assert found["results"][label]["top1"] == last[f"{label}/top1"]
+        assert found["results"][label]["loss"] == pytest.approx(last[f"{label}/loss"], rel=1e-6)
+    assert set(found["per_class"]["raw"]) == set("0123456789")
+    assert (trained / "evaluation" / "confusion.png").stat().st_size > 10_000
+
+
+def test_a_file_alone_is_enough(trained, tmp_path, capsys):
+    file = shutil.copy(trained / "model.safetensors", tmp_path / "digits.safetensors")
+    assert run(["evaluate", str(file), "--data", "digits", "--workers", "0", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]["best"]
+    last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()][-1]
+    assert found["top1"] == last["raw/top1"]
+
+
+def test_accuracy_is_what_counting_by_hand_gives(trained, tmp_path):
+    assert run(["evaluate", str(trained), "--weights", "raw", "--workers", "0", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "evaluation.json").read_text())["results"]["raw"]
+    images = open_split("digits", "val", 0.1, 0)
+    classifier = load_classifier(str(trained), torch.device("cpu"), "raw")
+    guesses = [p.top[0][0] for p in predict(classifier, [images.image(i) for i in range(len(images))], top_k=1)]
+    assert found["top1"] == pytest.approx(100 * np.mean(np.array(guesses) == images.labels))
+
+
+def test_predict_files_folders_and_globs(trained, tmp_path, capsys):
+    images = open_split("digits", "val", 0.1, 0)
+    for i in range(6):
+        images.image(i).save(tmp_path / f"{i}.png")
+    patterns = [str(tmp_path / "0.png"), str(tmp_path / "[12].png"), str(tmp_path)]
+    assert run(["predict", str(trained), *patterns, "--json", "--top-k", "3", "--batch", "4"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"][-5:] for line in lines] == [f"{i}.png" for i in (0, 1, 2, 0, 1, 2, 3, 4, 5)]
+    assert all(len(line["predictions"]) == 3 for line in lines)
+    first = lines[0]["predictions"]
+    assert first[0]["probability"] >= first[1]["probability"] >= first[2]["probability"]
+    assert lines[0]["predictions"] == lines[3]["predictions"]
+
+
+def test_predict_prints_a_table(trained, tmp_path, capsys):
+    Image.new("RGB", (20, 30)).save(tmp_path / "black.png")
+    assert run(["predict", str(trained), str(tmp_path / "black.png")]) == 0
+    assert "black.png" in capsys.readouterr().out
+
+
+def test_an_unreadable_image_does_not_keep_the_others_from_their_answer(trained, tmp_path, capsys):
+    Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    assert run(["predict", str(trained), str(tmp_path), "--json"]) == 2
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "error" in lines[0]
+    assert len(lines[1]["predictions"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "{run}", "{tmp}/none.jpg"], "nothing there"),
+        (["predict", "{run}", "{tmp}"], "no images in it"),
+        (["predict", "{tmp}/none.safetensors", "{run}/curves.png"], "none.safetensors"),
+        (["predict", "convnext_tinny.in1k", "{run}/curves.png"], "convnext_tiny.in1k"),
+        (["evaluate", "{run}/model.safetensors"], "--data"),
+        (["evaluate", "{run}/model.safetensors", "--data", "{tmp}/none"], "no data"),
+        (["evaluate", "{run}/metrics.jsonl", "--data", "digits"], "metrics.jsonl"),
+        (["evaluate", "{tmp}", "--data", "digits"], "model.safetensors"),
+    ],
+)
+def test_bad_input_gets_a_paragraph_and_exit_code_2(trained, arguments, words, tmp_path, capsys):
+    assert run([a.format(run=trained, tmp=tmp_path) for a in arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_evaluating_on_classes_that_the_model_does_not_know(trained, tmp_path, capsys):
+    draw_classes(tmp_path / "data", {"across": 2, "down": 2})
+    assert run(["evaluate", str(trained / "model.safetensors"), "--data", str(tmp_path / "data")]) == 2
+    assert "2 classes and the model 10" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+"""`convnext`, `info`, `data check`, `convert`, `report`."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from convnext.cli.main import VERBS, run
+from convnext.weights.load import load_model
+from pictures import draw_classes
+
+
+def test_help_is_there_at_once_and_imports_no_torch():
+    script = "import sys; from convnext.cli.main import run; run(['--help']); print({'torch', 'numpy', 'tyro'} & set(sys.modules))"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("set()")
+    assert time.monotonic() - began < 2  # 0.05 s on an idle machine; a torch import would take more than 2
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "data check", "report curves"])
+def test_every_verb_explains_itself_without_torch(verb):
+    script = f"""
+import sys
+from convnext.cli.main import run
+try:
+    run({[*verb.split(), "--help"]})
+except SystemExit as stop:
+    assert stop.code == 0
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "convnext" in done.stdout
+
+
+def test_a_wrong_verb(capsys):
+    assert run(["trian"]) == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("topic", "words"),
+    [
+        ([], ["torch", "device"]),
+        (["recipes"], ["table5/tiny", "table6/base-22k-1k-384", "roadmap/resnet50-gelu"]),
+        (["recipe", "table5/base", "--diff", "table5/tiny"], ["model.drop_path_rate", "0.5", "0.1"]),
+        (["recipe", "quickstart"], ["optim.lr"]),
+        (["catalog"], ["convnext_base.in22k_in1k_384", "86.8"]),
+        (["models", "convnext_tiny"], ["28,589,128", "4.456", "13.09"]),
+    ],
+)
+def test_info(topic, words, capsys):
+    assert run(["info", *topic]) == 0
+    said = capsys.readouterr().out
+    for word in words:
+        assert word in said
+
+
+def test_info_models_agree_with_the_paper_but_for_one_cell(capsys):
+    assert run(["info", "models"]) == 0
+    said = capsys.readouterr().out
+    assert sum(line.startswith("convnext_") for line in said.splitlines()) == 12
+    assert "*" not in said.split("Counted on")[0], "a counted number that the paper prints otherwise"
+
+
+def test_info_roadmap_marks_the_two_misprinted_cells(capsys):
+    assert run(["info", "roadmap"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if " * " in line] == ["layer-norm", "separate-downsampling"]
+
+
+def test_info_of_a_run_and_of_a_file(trained, capsys):
+    assert run(["info", str(trained)]) == 0
+    assert "roadmap_resnet50_separate-downsampling" in capsys.readouterr().out
+    assert run(["info", str(trained / "model.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("topic", [["modles"], ["recipe", "table5/tinny"], ["models", "resnet*"], ["recipe"]])
+def test_info_of_what_is_not_there(topic, capsys):
+    assert run(["info", *topic]) == 2
+    assert capsys.readouterr().err.startswith("convnext: ")
+
+
+def test_data_check(tmp_path, capsys):
+    draw_classes(tmp_path / "data/train", {"across": 20, "down": 20})
+    draw_classes(tmp_path / "data/val", {"across": 2, "down": 2})
+    out = ["--recipe", "small/scratch", "--out", str(tmp_path / "out")]
+    assert (
+        run(["data", "check", str(tmp_path / "data"), *out]) == 0
+    )  # copies across the parts are for a person to judge
+    said = capsys.readouterr().out
+    assert "in train and in val" in said
+    assert (tmp_path / "out" / "batch.png").stat().st_size > 10_000
+    (tmp_path / "data/val/down/0.png").write_bytes(b"broken")
+    assert run(["data", "check", str(tmp_path / "data"), *out]) == 1
+    assert "down/0.png" in capsys.readouterr().out
+
+
+def test_convert_there_and_back(tmp_path, capsys):
+    from convnext import create_model, save_weights
+
+    model = create_model("convnext_atto", num_classes=7).eval()
+    save_weights(model, tmp_path / "ours.safetensors")
+    x = torch.randn(1, 3, 64, 64)
+    before = tmp_path / "ours.safetensors"
+    formats = {"a.pth": "official", "b.pth": "timm", "c.pth": "torchvision", "d": "transformers", "e.st": "safetensors"}
+    for target, form in formats.items():
+        assert run(["convert", str(before), str(tmp_path / target), "--format", form]) == 0
+        before = tmp_path / target
+    again, _ = load_model(tmp_path / "e.st")
+    assert torch.equal(again.eval()(x), model(x))
+
+
+def test_report(trained, tmp_path, capsys):
+    assert run(["report", "curves", str(trained)]) == 0
+    assert run(["report", "figure1", "--out", str(tmp_path / "1.png")]) == 0
+    assert run(["report", "roadmap", "--out", str(tmp_path / "2.png")]) == 0
+    assert run(["report", "figrue1"]) == 2
+    assert "figure1" in capsys.readouterr().err
+    assert (tmp_path / "2.png").stat().st_size > 20_000
