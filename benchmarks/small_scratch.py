@@ -2,7 +2,7 @@
 
     python benchmarks/small_scratch.py --data DIR --minutes 20 --out results/small_scratch_cifar10.json
 
-Both sides get the model size, transforms, Mixup, drop-path, EMA, AdamW and cosine schedule of the `small/scratch` recipe,
+Both sides get the model size and geometry, transforms, Mixup, drop-path, EMA, AdamW and cosine schedule of the `small/scratch` recipe,
 and as many epochs as fit into the minutes at the speed that a trial of each measured. Training time is counted; the one
 evaluation at the end is not. Run it on an idle machine: the two sides take turns, never share it.
 """
@@ -161,11 +161,23 @@ def our_run(recipe: Recipe, folder: Path, steps: int | None = None) -> dict:
     }
 
 
+def cpu_name() -> str:
+    """What /proc says, or the architecture."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.machine()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--model", default="convnext_atto")
+    parser.add_argument("--stem-stride", type=int, default=4, help="4: the one at which both build the same network")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/small_scratch_benchmark"))
     parser.add_argument("--out", type=Path, required=True)
@@ -175,7 +187,7 @@ def main() -> None:
     base = replace(
         base,
         data=arguments.data,
-        model=replace(base.model, name=arguments.model),
+        model=replace(base.model, name=arguments.model, stem_stride=arguments.stem_stride),
         runtime=replace(base.runtime, workers=arguments.workers),
         eval_every=10_000,  # once, at the end
     )
@@ -201,10 +213,11 @@ def main() -> None:
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
-        "device": f"{os.cpu_count()} CPU cores ({platform.processor() or platform.machine()})",
+        "device": f"{os.cpu_count()} CPU cores ({cpu_name()})",
         "versions": {"convnext": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "minutes": arguments.minutes,
         "model": arguments.model,
+        "stem_stride": arguments.stem_stride,
         "trial_images_per_second": trials,
         "rows": rows,
         "ratio_images_per_second": rows["ours"]["images_per_second"] / rows["timm"]["images_per_second"],

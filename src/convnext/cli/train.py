@@ -38,9 +38,14 @@ def run(argv: list[str]) -> int:
             "or `convnext train small/scratch --data ...` from random ones. Without a recipe, digits are trained."
         )
     recipe = recipes.get(name)
-    rest = ["--model.name" if word == "--model" else word for word in rest]
-    arguments = parse(Arguments, rest, f"train {name}", DESCRIPTION, default=Arguments(recipe))
+    arguments = parse_arguments(name, rest, recipe)
     return train(name, arguments.recipe, arguments.out, arguments.dry_run)
+
+
+def parse_arguments(name: str, argv: list[str], recipe: Recipe) -> Arguments:
+    """The recipe with the overrides of the command line."""
+    argv = ["--model.name" if word == "--model" else word for word in argv]
+    return parse(Arguments, argv, f"train {name}", DESCRIPTION, default=Arguments(recipe))
 
 
 def train(name: str, recipe: Recipe, out: Path | None = None, dry_run: bool = False) -> int:
