@@ -59,6 +59,14 @@ def test_commands_of_the_docs_are_understood(command):
         train.parse_arguments(name, rest, recipes.get(name))
 
 
+def test_tables_of_the_docs_are_what_the_results_say():
+    import runpy
+
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    for page in tables["pages"]():
+        assert page.read_text() == tables["rendered"](page), "run python benchmarks/tables.py"
+
+
 def test_public_names():
     import convnext
 

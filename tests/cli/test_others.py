@@ -21,7 +21,7 @@ def test_help_is_there_at_once_and_imports_no_torch():
     assert all(verb in done.stdout for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "data check", "report curves"])
+@pytest.mark.parametrize("verb", [*VERBS, "data check", "data corrupt", "report curves"])
 def test_every_verb_explains_itself_without_torch(verb):
     script = f"""
 import sys
@@ -98,6 +98,19 @@ def test_data_check(tmp_path, capsys):
     (tmp_path / "data/val/down/0.png").write_bytes(b"broken")
     assert run(["data", "check", str(tmp_path / "data"), *out]) == 1
     assert "down/0.png" in capsys.readouterr().out
+
+
+def test_data_corrupt_continues_and_refuses_other_settings(tmp_path, capsys):
+    draw_classes(tmp_path / "data", {"across": 2, "down": 2})
+    command = ["data", "corrupt", str(tmp_path / "data"), str(tmp_path / "out"), "--size", "16", "--severities", "3"]
+    assert run([*command, "--corruptions", "contrast"]) == 0
+    assert "4 images" in capsys.readouterr().out
+    assert len(list((tmp_path / "out/contrast/3").rglob("*.jpg"))) == 4
+    assert run([*command, "--corruptions", "contrast", "brightness"]) == 0
+    assert "4 images" in capsys.readouterr().out  # contrast was there
+    assert run([*command, "--seed", "1"]) == 2
+    assert run([*command, "--corruptions", "contrst"]) == 2
+    assert "contrast" in capsys.readouterr().err
 
 
 def test_convert_there_and_back(tmp_path, capsys):

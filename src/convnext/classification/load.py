@@ -8,7 +8,7 @@ from torch import nn
 
 from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
-from convnext.weights.load import Checkpoint, load_model
+from convnext.weights.load import Checkpoint, load_model, read_checkpoint
 
 RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
 
@@ -36,7 +36,7 @@ def load_classifier(name: str, device: torch.device, which: str = "best", image_
         ConvNextError: nothing readable is there, or it is no classifier.
     """
     file = run_file(Path(name), which) if (Path(name) / "config.json").exists() else None
-    model, checkpoint = load_model(str(file or name), which="ema" if which == "ema" and not file else "auto")
+    model, checkpoint = load_model(str(file or name), which if not file and which != "best" else "auto")
     if getattr(model, "num_classes", None) is None:
         raise ConvNextError(f"{name} holds no classifier (it has no head), so it cannot name classes.")
     preprocess = preprocess_of(checkpoint)
@@ -62,6 +62,14 @@ def run_file(folder: Path, which: str = "best") -> Path | None:
             + (f"; it has: {', '.join(there)}." if there else " yet: it writes weights at its first evaluation.")
         )
     return file
+
+
+def available(name: str) -> list[str]:
+    """Which weights there are: of a run's folder, the files that it has written; of a checkpoint, the sets it holds."""
+    folder = Path(name)
+    if (folder / "metrics.jsonl").exists():
+        return [which for which, file in RUN_FILES.items() if (folder / file).exists()]
+    return list(read_checkpoint(name).available)
 
 
 def preprocess_of(checkpoint: Checkpoint) -> Preprocess:

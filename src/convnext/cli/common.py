@@ -60,6 +60,23 @@ def print_table(console: Console, made: Table) -> None:
     console.print(made)
 
 
+def fetched(name: str) -> str:
+    """The path of a name of the catalog, downloaded with a progress bar if need be; anything else as it is."""
+    from pathlib import Path
+
+    from convnext.weights import catalog
+
+    if Path(name).expanduser().exists() or name not in catalog.names():
+        return name
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = stderr()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        item = bar.add_task(name, total=None)
+        return str(catalog.fetch(name, lambda done, total: bar.update(item, completed=done, total=total)))
+
+
 def take_word(argv: list[str], default: str | None, what: str) -> tuple[str, list[str]]:
     """The leading positional word of `argv`, or `default`; and the rest."""
     if argv and not argv[0].startswith("-"):

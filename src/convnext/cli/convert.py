@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, stdout
+from convnext.cli.common import fetched, parse, stdout
 
 DESCRIPTION = """Rewrite a checkpoint for another library. The format of the input is told from its names.
 
@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
     from convnext.weights.load import read_checkpoint
     from convnext.weights.save import save_weights
 
-    checkpoint = read_checkpoint(arguments.input, arguments.weights)
+    checkpoint = read_checkpoint(fetched(arguments.input), arguments.weights)
     written = save_weights(checkpoint.tensors, arguments.output, arguments.format, checkpoint.metadata)
     model = (checkpoint.metadata.get("model") or {}).get("name", "a model of unknown size")
     stdout().print(

@@ -1,4 +1,4 @@
-"""`convnext data check DATA`."""
+"""`convnext data check DATA` and `convnext data corrupt DATA OUT`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +31,71 @@ class Arguments:
     seed: int = 0
 
 
+CORRUPT = """Write corrupted copies of the validation images, in ImageNet-C's layout: OUT/CORRUPTION/SEVERITY/CLASS/NAME.jpg.
+
+    convnext data corrupt photos photos-c --corruptions fog motion_blur
+    convnext data corrupt photos photos-all --corruptions all --severities 3 5
+
+What is there is kept, so a write that was stopped continues. `convnext robustness MODEL --corrupt photos` evaluates the
+same corruptions without writing them."""
+
+
+@dataclass(frozen=True)
+class CorruptArguments:
+    data: tyro.conf.Positional[str]
+    """Labelled images, as for `train`."""
+    out: tyro.conf.Positional[Path]
+    """A folder, new or of this command."""
+    corruptions: tuple[str, ...] = ("c",)
+    """Names, or the groups c (15), c-extra (4), c-bar (10) and all."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """From 1, weak, to 5, strong."""
+    size: int = 224
+    """Side in pixels to which images are resized and cropped before they are corrupted."""
+    seed: int = 0
+    """An image's corruption depends on this and its name alone."""
+
+
+HELP = f"""usage: convnext data check DATA ...
+       convnext data corrupt DATA OUT ...
+
+{DESCRIPTION}
+
+{CORRUPT}
+
+`convnext data check --help` and `convnext data corrupt --help` show the options."""
+
+
 def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(
-            f"usage: convnext data check DATA ...\n\n{DESCRIPTION}\n\n`convnext data check --help` shows the options."
-        )
+        print(HELP)
         return 0
-    if argv[0] != "check":
-        raise ConvNextError(
-            f"There is no `convnext data {argv[0]}`.{nearest(argv[0], ['check'])} The form is `convnext data check DATA`."
-        )
-    return check(parse(Arguments, argv[1:], "data check", DESCRIPTION))
+    if argv[0] == "check":
+        return check(parse(Arguments, argv[1:], "data check", DESCRIPTION))
+    if argv[0] == "corrupt":
+        return corrupt(parse(CorruptArguments, argv[1:], "data corrupt", CORRUPT))
+    raise ConvNextError(
+        f"There is no `convnext data {argv[0]}`.{nearest(argv[0], ['check', 'corrupt'])} There are check and corrupt."
+    )
+
+
+def corrupt(arguments: CorruptArguments) -> int:
+    """Write corrupted copies."""
+    from rich.progress import Progress
+
+    from convnext.robustness.generated import choose
+    from convnext.robustness.write import write_corrupted
+
+    names, severities = choose(arguments.corruptions, arguments.severities)
+    err = stderr()
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        item = bar.add_task("corrupting", total=None)
+        written = write_corrupted(
+            arguments.data, arguments.out, names, severities, arguments.seed, arguments.size,
+            progress=lambda done, total: bar.update(item, completed=done, total=total),
+        )  # fmt: skip
+    stdout().print(f"Written: {written:,} images to {arguments.out}")
+    return 0
 
 
 def check(arguments: Arguments) -> int:

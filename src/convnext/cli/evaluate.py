@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.cli.common import fetched, parse, print_table, stderr, stdout, table
 from convnext.errors import ConvNextError
 
 DESCRIPTION = """Accuracy on labelled images: top-1, top-5, loss, per class, and a confusion figure.
@@ -54,14 +54,15 @@ def _evaluate(arguments: Arguments, world) -> int:
     from rich.progress import Progress
 
     from convnext.classification.evaluate import evaluate
-    from convnext.classification.load import load_classifier, run_file
+    from convnext.classification.load import available, load_classifier
     from convnext.data.loader import EvalSamples, default_workers, eval_loader
     from convnext.data.open import open_for_evaluation, open_split
     from convnext.data.transforms import eval_transform
     from convnext.train.rundir import read_config
     from convnext.train.step import resolve_precision
 
-    folder = Path(arguments.model)
+    model = world.on_main(lambda: fetched(arguments.model))
+    folder = Path(model)
     is_run = (folder / "metrics.jsonl").exists()
     data, val_share, seed = arguments.data, 0.1, 0
     if is_run:
@@ -73,14 +74,9 @@ def _evaluate(arguments: Arguments, world) -> int:
         )
     wanted = [arguments.weights]
     if arguments.weights == "both":
-        wanted = [
-            w for w in ("raw", "ema") if is_run and (folder / f"model{'_ema' * (w == 'ema')}.safetensors").exists()
-        ]
-        wanted = wanted or ["best"]
-    if is_run:
-        for which in wanted:
-            run_file(folder, which)
-    classifiers = {w: load_classifier(arguments.model, world.device, w, arguments.image_size) for w in wanted}
+        there = available(model)
+        wanted = ["raw", "ema"] if {"raw", "ema"} <= set(there) else ["best"]
+    classifiers = {w: load_classifier(model, world.device, w, arguments.image_size) for w in wanted}
     first = classifiers[wanted[0]]
     if arguments.data is None:  # what this run held out, and never what it was trained on
         images = open_split(data, "val", val_share, seed)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext.cli.common import print_table, stdout, table
+from convnext.cli.common import fetched, print_table, stdout, table
 from convnext.errors import ConvNextError, nearest
 
 HELP = """usage: convnext info [TOPIC]
@@ -28,8 +28,8 @@ def run(argv: list[str]) -> int:
         return 0
     if topic in topics:
         return topics[topic](rest) or 0
-    if Path(topic).exists():
-        return checkpoint(topic)
+    if Path(found := fetched(topic)).exists():
+        return checkpoint(found)
     raise ConvNextError(
         f"`convnext info {topic}`: that is no topic and no file.{nearest(topic, topics)} Topics: {', '.join(topics)}, or a path."
     )

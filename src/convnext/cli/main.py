@@ -12,8 +12,9 @@ VERBS = {
     "train": "train or fine-tune a model by a recipe; continue a run that was stopped",
     "evaluate": "accuracy of a run, a checkpoint or a released model on labelled images",
     "predict": "classify files, folders or globs of images",
+    "robustness": "accuracy on harder and corrupted images: ImageNet-A, -R, -Sketch, -C, -C-bar, or your own images",
     "info": "models, recipes and checkpoints: what there is, what is inside",
-    "data": "`data check`: look at a dataset before training on it",
+    "data": "`data check`: look at a dataset before training on it; `data corrupt`: write corrupted copies",
     "convert": "rewrite a checkpoint for another library",
     "report": "draw a run's curves, and the paper's figures beside your runs",
 }

@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.cli.common import fetched, parse, print_table, stderr, stdout, table
 
 DESCRIPTION = """Classify images: a table on the terminal, or JSON lines with --json.
 
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
 
     files = find_images(arguments.images)
     device = choose_device(arguments.device)
-    classifier = load_classifier(arguments.model, device, arguments.weights, arguments.image_size)
+    classifier = load_classifier(fetched(arguments.model), device, arguments.weights, arguments.image_size)
     out, err = stdout(), stderr()
     err.print(
         f"[dim]{classifier.source}, {len(classifier.classes)} classes, {classifier.preprocess.size} px, {device}[/]"

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from convnext import recipes
-from convnext.cli.common import parse, print_table, stdout, table, take_word
+from convnext.cli.common import fetched, parse, print_table, stdout, table, take_word
 from convnext.errors import ConvNextError
 from convnext.recipes.schema import Recipe
 
@@ -79,6 +79,8 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
         ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
         *plan.rows()[1:],
     ]
+    if recipe.model.weights:
+        world.on_main(lambda: fetched(str(recipe.model.weights)))  # once, and with a bar
     folder = world.on_main(lambda: out or rundir.choose_folder(name, recipe))
     print_table(console, table(("", ""), [*rows, ("folder", folder)], left=2))
     for warning in plan.warnings():

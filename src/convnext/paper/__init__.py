@@ -30,6 +30,7 @@ from convnext.paper.imagenet import (
 from convnext.paper.lookup import NAMES, Pretrain
 from convnext.paper.roadmap import GROUPS, NOT_ADOPTED, ROADMAPS, STEPS, Reference, Regime, Roadmap, Step, roadmap_step
 from convnext.paper.table8 import (
+    ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
     RESNET50_C_BAR_ERRORS,
     TABLE8,
@@ -39,6 +40,7 @@ from convnext.paper.table8 import (
 )
 
 __all__ = [
+    "ALEXNET_CLEAN_ERROR",
     "ALEXNET_ERRORS",
     "CASCADE_TRAINING_GB",
     "COUNTED",

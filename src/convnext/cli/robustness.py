@@ -1,0 +1,207 @@
+"""`convnext robustness MODEL.. --imagenet-a DIR ..`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.errors import ConvNextError
+
+DESCRIPTION = """Accuracy on harder and on corrupted images: the sets of the paper's Table 8, and the same corruptions on
+your own images.
+
+    convnext robustness runs/small-finetune --corrupt photos
+    convnext robustness convnext_tiny.in1k --clean imagenet --imagenet-c imagenet-c --imagenet-r imagenet-r
+    convnext robustness model.safetensors timm:resnet50.a1_in1k torchvision:resnet50.IMAGENET1K_V1 --imagenet-a imagenet-a
+    convnext robustness runs/small-finetune --corrupt photos --corruptions fog motion_blur c-bar --severities 3
+
+MODEL is a run's folder, a checkpoint file or a name of the catalog; or, with the weights and the preprocessing of its
+library, timm:NAME, torchvision:NAME[.WEIGHTS] or transformers:ID. Several models are rows of one table.
+
+Released sets are the folders that their archives make; relative mCE needs --clean. Each corruption at each severity is
+written to robustness.json when it is done and never computed again, so a stopped command can simply be repeated.
+Several processes share the work: torchrun --nproc-per-node 8 -m convnext robustness ..
+
+Exit code 1 if a mean had to be refused because a corruption or a severity is missing."""
+
+RELEASED = {
+    "clean": "clean",
+    "imagenet_a": "imagenet-a",
+    "imagenet_r": "imagenet-r",
+    "imagenet_sketch": "imagenet-sketch",
+    "imagenet_c": "imagenet-c",
+    "imagenet_c_bar": "imagenet-c-bar",
+}
+"""Options and sets; the large ones last."""
+COLUMNS = {
+    "clean": "clean",
+    "c": "C (mCE, less is better)",
+    "relative_c": "relative mCE",
+    "c_bar": "C-bar (error)",
+    "a": "A",
+    "r": "R",
+    "sketch": "Sketch",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    model: tyro.conf.Positional[tuple[str, ...]]
+    """One or more models."""
+    clean: Path | None = None
+    """ImageNet's validation images, one folder per wordnet id, or the folder that has them as val/."""
+    imagenet_a: Path | None = None
+    """The folder of its 200 class folders; top-1 among these classes."""
+    imagenet_r: Path | None = None
+    """As ImageNet-A."""
+    imagenet_sketch: Path | None = None
+    """The folder of its 1,000 class folders."""
+    imagenet_c: Path | None = None
+    """With or without the folders noise, blur, weather, digital and extra that its archives make."""
+    imagenet_c_bar: Path | None = None
+    """The folder of its ten corruptions."""
+    corrupt: str | None = None
+    """Labelled images, as for `evaluate --data`, to corrupt on the fly. What comes of it is called generated."""
+    corruptions: tuple[str, ...] = ("c", "c-bar")
+    """For --corrupt: names, or the groups c (15), c-extra (4), c-bar (10) and all."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """For --corrupt: from 1, weak, to 5, strong."""
+    seed: int = 0
+    """For --corrupt: an image's corruption depends on this and its name alone."""
+    out: Path | None = None
+    """Folder for robustness.json and robustness.png; RUN/robustness for a run, else ./robustness-NAME, of the first model."""
+    batch: int = 64
+    workers: int | None = None
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(Arguments, argv, "robustness", DESCRIPTION)
+    if not arguments.model:
+        raise ConvNextError(
+            "Name one or more models first: a run's folder, a checkpoint, a catalog name, or timm:NAME."
+        )
+    if arguments.corrupt is None and not any(getattr(arguments, field) for field in RELEASED):
+        raise ConvNextError(
+            "Nothing to evaluate on: give the folder of one or more released sets (--imagenet-a, --imagenet-r, "
+            "--imagenet-sketch, --imagenet-c, --imagenet-c-bar, --clean), or --corrupt with labelled images of your own."
+        )
+    from convnext.train import distributed
+
+    world = distributed.start(arguments.device)
+    try:
+        return _robustness(arguments, world)
+    finally:
+        distributed.stop()
+
+
+def _robustness(arguments: Arguments, world) -> int:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from convnext.data.loader import default_workers
+    from convnext.robustness.generated import choose, generated_units
+    from convnext.robustness.load import load_subject
+    from convnext.robustness.results import Results
+    from convnext.robustness.run import run as evaluate_units
+    from convnext.robustness.sets import gaps, released_units
+    from convnext.train.step import resolve_precision
+
+    chosen = choose(arguments.corruptions, arguments.severities)
+    released = [
+        unit
+        for field, part in RELEASED.items()
+        if (folder := getattr(arguments, field)) is not None
+        for unit in released_units(part, folder)
+    ]
+    folder = arguments.out or _default_out(arguments.model[0])
+    results = Results.open(folder / "robustness.json")
+    workers = default_workers(world.device, world.local_size) if arguments.workers is None else arguments.workers
+    precision = resolve_precision(arguments.precision, world.device)
+    out, err = stdout(), stderr()
+    if world.is_main:
+        for sentence in gaps(released):
+            err.print(f"[yellow]{sentence}[/]")
+    tested = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not (world.is_main and err.is_terminal)) as bar:
+        whole, part = bar.add_task(""), bar.add_task("")
+        for name in dict.fromkeys(arguments.model):
+            subject = load_subject(name, world.device)
+            units = list(released)
+            if arguments.corrupt is not None:
+                units += generated_units(arguments.corrupt, subject, *chosen, arguments.seed)
+            number = {unit.key: i for i, unit in enumerate(units)}
+
+            def show(key: str, done: int, images: int, number=number, name=name) -> None:
+                bar.update(whole, description=name, completed=number[key], total=len(number))
+                bar.update(part, description=f"  {key}", completed=done, total=images)
+
+            evaluate_units(subject, units, results, world, arguments.batch, workers, precision, show)
+            tested.append((subject.name, subject.size, subject.paper_row))
+    return _report(tested, results, out) if world.is_main else 0
+
+
+def _report(tested: list[tuple], results, out) -> int:
+    """Print the tables, draw the figure; 1 if a mean was refused."""
+    from convnext.report.robustness import TITLES, draw_robustness
+
+    summaries = {name: results.summary(name) for name, _, _ in tested}
+    rows = []
+    for name, size, paper in tested:
+        summary = summaries[name]
+        if any(summary[field] is not None for field in COLUMNS) or summary["errors"].keys() - {"generated"}:
+            rows.append((name, size, *(_number(summary[field]) for field in COLUMNS)))
+            if paper:
+                published = (_number(getattr(paper, field, None)) for field in COLUMNS)
+                rows.append((f"  paper: {paper.model}, {paper.pretrain}", paper.size, *published))
+    if rows:
+        print_table(out, table(("model", "px", *COLUMNS.values()), rows, "As Table 8: top-1 in %, but for C and C-bar"))
+        out.print()
+    for part, title in TITLES.items():
+        if any(part in summary["errors"] for summary in summaries.values()):
+            print_table(out, _by_corruption(part, f"{title}: mean error over severities, %", summaries))
+            out.print()
+    sentences = [sentence for summary in summaries.values() for sentence in (*summary["refused"], *summary["notes"])]
+    for sentence in dict.fromkeys(sentences):
+        out.print(f"[yellow]{sentence}[/]")
+    written = [results.path]
+    if any(summary["errors"] for summary in summaries.values()):
+        written.append(draw_robustness(results.path, results.path.with_suffix(".png"), list(summaries)))
+    out.print(f"Written: {', '.join(map(str, written))}")
+    return 1 if any(summary["refused"] for summary in summaries.values()) else 0
+
+
+def _by_corruption(part: str, title: str, summaries: dict[str, dict]):
+    """A row per corruption and a column per model; of the released sets, nothing where a severity is missing."""
+    from statistics import fmean
+
+    from convnext.data.corruptions import SEVERITIES
+
+    tables = {name: summary["errors"].get(part, {}) for name, summary in summaries.items()}
+    corruptions = dict.fromkeys(corruption for errors in tables.values() for corruption in errors)
+
+    def mean(errors: dict[int, float]) -> float | None:
+        whole = errors and (part == "generated" or len(errors) == len(SEVERITIES))
+        return fmean(errors.values()) if whole else None
+
+    rows = [(name, *(_number(mean(errors.get(name, {}))) for errors in tables.values())) for name in corruptions]
+    if part == "generated":
+        labels = {"clean_error": "clean images", "mean_error": "mean of all", "increase": "above clean, points"}
+        generated = [summary["generated"] or {} for summary in summaries.values()]
+        rows += [(label, *(_number(values.get(field)) for values in generated)) for field, label in labels.items()]
+    return table(("corruption", *tables), rows, title)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _default_out(model: str) -> Path:
+    path = Path(model)
+    if (path / "metrics.jsonl").exists():
+        return path / "robustness"
+    stem = path.stem if path.suffix in (".safetensors", ".pth", ".pt", ".bin") else path.name
+    return Path(f"robustness-{stem.replace(':', '-')}")

@@ -1,0 +1,95 @@
+"""Corruptions made on the fly: which ones, and a dataset whose images are corrupted as the model would see them.
+
+ImageNet-C was made of pictures resized and cropped to 224 px; here it is the model's own input size, so the same
+severity means the same strength for the model. That alone keeps these numbers apart from the released sets'.
+"""
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from convnext.data.corruptions import ALL, IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES, corrupt
+from convnext.data.dataset import ImageDataset
+from convnext.data.open import open_for_evaluation
+from convnext.errors import ConvNextError, nearest
+from convnext.robustness.subject import Subject
+from convnext.robustness.units import Unit
+
+GROUPS = {"c": IMAGENET_C, "c-extra": IMAGENET_C_EXTRA, "c-bar": IMAGENET_C_BAR, "all": ALL}
+
+
+def choose(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and groups of names as names, and severities, each once.
+
+    Raises:
+        ConvNextError: an unknown name, a severity outside 1 to 5, or none at all.
+    """
+    names = dict.fromkeys(name for word in corruptions for name in GROUPS.get(word, (word,)))
+    for name in names:
+        if name not in ALL:
+            raise ConvNextError(
+                f"There is no corruption {name!r}.{nearest(name, [*ALL, *GROUPS])} There are the groups "
+                f"{', '.join(GROUPS)}, and: {', '.join(ALL)}."
+            )
+    wrong = [severity for severity in severities if severity not in SEVERITIES]
+    if wrong or not names or not severities:
+        given = f"severity {wrong[0]}" if wrong else "no corruption or no severity"
+        raise ConvNextError(
+            f"Given is {given}; give one corruption or more, at severities from 1 (weak) to 5 (strong)."
+        )
+    return tuple(names), tuple(sorted(set(severities)))
+
+
+class Corrupted(ImageDataset):
+    """The images of a dataset, resized and cropped, then corrupted as a function of (seed, name of the image)."""
+
+    def __init__(
+        self,
+        images: ImageDataset,
+        resize_crop: Callable[[Image.Image], Image.Image],
+        corruption: str,
+        severity: int,
+        seed: int,
+    ):
+        self._images, self._resize_crop = images, resize_crop
+        self._corruption, self._severity, self._seed = corruption, severity, seed
+        self.labels, self.classes = images.labels, images.classes
+
+    def name(self, i: int) -> str:
+        return self._images.name(i)
+
+    def source(self, i: int) -> Image.Image:
+        view = self._resize_crop(self._images.image(i))
+        return corrupt(view, self._corruption, self._severity, self._seed, self.name(i))
+
+
+def generated_units(
+    data: str, subject: Subject, corruptions: Sequence[str], severities: Sequence[int], seed: int
+) -> list[Unit]:
+    """The images as they are, then every corruption at every severity.
+
+    Args:
+        data: as for `open_for_evaluation`; where it has no validation part, what the model's own run held out.
+        corruptions, severities: from `choose`.
+
+    Raises:
+        ConvNextError: as `open_for_evaluation`.
+    """
+    images = open_for_evaluation(data, subject.classes, *subject.held_out)
+    classes = tuple(images.classes)
+    return [
+        Unit("generated", None, None, lambda: images, classes, "picture"),
+        *(
+            Unit(
+                "generated",
+                name,
+                severity,
+                lambda name=name, severity=severity: Corrupted(images, subject.resize_crop, name, severity, seed),
+                classes,
+                "input",
+                seed,
+            )
+            for name in corruptions
+            for severity in severities
+        ),
+    ]

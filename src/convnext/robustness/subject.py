@@ -1,0 +1,70 @@
+"""A classifier under test, with its preprocessing taken apart: images are corrupted between crop and normalisation."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms as T
+
+from convnext.paper import Robustness
+from convnext.robustness.units import View
+
+IMAGENET_C_SIZE = 224
+"""Side in pixels of the images of ImageNet-C and ImageNet-C-bar."""
+
+
+@dataclass
+class Subject:
+    """A classifier under test.
+
+    Attributes:
+        name: as it was asked for.
+        model: (B, 3, size, size) normalised -> (B, K) logits, in evaluation mode.
+        classes: K labels; of models of ImageNet-1K, its wordnet ids.
+        resize_crop: RGB picture of any size -> what the model sees, not yet normalised.
+        normalize: RGB picture -> (3, H, W) float.
+        preprocess: both in words, for the results file.
+        paper_row: its row of Table 8, if it has one.
+        held_out: share and seed by which the model's own run held out its validation images.
+    """
+
+    name: str
+    model: nn.Module
+    classes: list[str]
+    resize_crop: Callable[[Image.Image], Image.Image]
+    normalize: Callable[[Image.Image], Tensor]
+    preprocess: dict
+    paper_row: Robustness | None = None
+    held_out: tuple[float, int] = (0.1, 0)
+
+    @property
+    def size(self) -> int:
+        """Side of the input in pixels."""
+        return self.resize_crop(Image.new("RGB", (512, 512))).width
+
+    def transform(self, view: View) -> Callable[[Image.Image], Tensor]:
+        """RGB picture -> (3, size, size) float.
+
+        `picture`: the model's own preprocessing. `crop`: images of 224 px as ImageNet-C has them, centre crop without
+        resize; a model of another size sees that crop scaled to it (the paper does not say what its models of 384 px
+        saw). `input`: of the input's size already.
+        """
+        if view == "input":
+            return self.normalize
+        if view == "picture":
+            return T.Compose([self.resize_crop, self.normalize])
+        crop, size = T.CenterCrop(IMAGENET_C_SIZE), self.size
+        if size == IMAGENET_C_SIZE:
+            return T.Compose([crop, self.normalize])
+        return T.Compose([crop, T.Resize((size, size), T.InterpolationMode.BICUBIC), self.normalize])
+
+    def identity(self, precision: str) -> dict:
+        """What a result depends on besides the images."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return {"weights_sha256": digest.hexdigest(), "precision": precision, "preprocess": self.preprocess}
