@@ -2,8 +2,8 @@
 
     python benchmarks/small_scratch.py --data DIR --minutes 20 --out results/small_scratch_cifar10.json
 
-Both sides get the model size and geometry, transforms, Mixup, drop-path, EMA, AdamW and cosine schedule of the `small/scratch` recipe,
-and as many epochs as fit into the minutes at the speed that a trial of each measured. Training time is counted; the one
+Both sides get the model, transforms, Mixup, drop-path, EMA, AdamW and cosine schedule of the `small/scratch` recipe, and
+as many epochs as fit into the minutes at the speed that a trial of each measured. Training time is counted; the one
 evaluation at the end is not. Run it on an idle machine: the two sides take turns, never share it.
 """
 
@@ -151,7 +151,7 @@ def our_run(recipe: Recipe, folder: Path, steps: int | None = None) -> dict:
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", "pt") as file:
-        params = sum(math.prod(file.get_slice(name).get_shape()) for name in file)
+        params = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  it is no dict
     return {
         "top1": {label: last[f"{label}/top1"] for label in ("raw", "ema")},
         "epochs": recipe.epochs,
@@ -196,11 +196,16 @@ def main() -> None:
     def fitted(speed: float) -> Recipe:
         return replace(base, epochs=max(1, int(arguments.minutes * 60 * speed / per_epoch)))
 
-    trials = {
-        "ours": our_run(base, arguments.runs / "trial", TRIAL_STEPS)["images_per_second"],
-        "timm NCHW": timm_run(base, arguments.workers, False, TRIAL_STEPS)["images_per_second"],
-        "timm NHWC": timm_run(base, arguments.workers, True, TRIAL_STEPS)["images_per_second"],
-    }
+    # a benchmark that was stopped continues: with the speeds that it measured, and with our run where it stands
+    measured = arguments.runs / "trials.json"
+    if not measured.exists():
+        trials = {
+            "ours": our_run(base, arguments.runs / "trial", TRIAL_STEPS)["images_per_second"],
+            "timm NCHW": timm_run(base, arguments.workers, False, TRIAL_STEPS)["images_per_second"],
+            "timm NHWC": timm_run(base, arguments.workers, True, TRIAL_STEPS)["images_per_second"],
+        }
+        measured.write_text(json.dumps(trials))
+    trials = json.loads(measured.read_text())
     print({name: round(speed) for name, speed in trials.items()}, flush=True)
     channels_last = trials["timm NHWC"] > trials["timm NCHW"]
     rows = {

@@ -62,7 +62,7 @@ class Tally:
         if self.confusion is not None:
             self.confusion.scatter_add_(0, labels * self.num_classes + top5[:, 0], ones)
         # in double precision, so that the mean does not depend on how images were dealt out to batches and processes
-        self.loss += F.cross_entropy(logits.double().cpu(), labels.cpu(), reduction="sum")
+        self.loss += F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="sum")
 
     def result(self, world: World) -> Result:
         """Over all processes."""

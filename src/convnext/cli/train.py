@@ -1,6 +1,6 @@
 """`convnext train RECIPE [--data DIR] [--field value ...]`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +71,8 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
     console = stdout()
     console.quiet = not world.is_main
     train_images, val_images = open_data(recipe)
+    if Path(recipe.data).is_dir():  # so that the run can be evaluated from anywhere
+        recipe = replace(recipe, data=str(Path(recipe.data).absolute()))
     plan = make_plan(recipe, len(train_images), world.size)
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
@@ -83,7 +85,13 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
         world.on_main(lambda: fetched(str(recipe.model.weights)))  # once, and with a bar
     folder = world.on_main(lambda: out or rundir.choose_folder(name, recipe))
     print_table(console, table(("", ""), [*rows, ("folder", folder)], left=2))
-    for warning in plan.warnings():
+    warnings = plan.warnings()
+    if recipe.optim.layer_decay is not None and not recipe.model.weights:
+        warnings.append(
+            "This recipe is for fine-tuning, and the model starts from random weights: give --model.weights with a "
+            "checkpoint or a released one, such as convnext_tiny.in22k."
+        )
+    for warning in warnings:
         console.print(f"[yellow]{warning}[/]")
     if dry_run:
         return 0

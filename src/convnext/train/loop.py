@@ -81,16 +81,13 @@ class Run:
         self.optimizer = optim.make_optimizer(task.model, recipe.optim)
         self.ema = Ema(task.model, plan.ema_decay) if plan.ema_decay else None
         precision = resolve_precision(recipe.precision, world.device)
-        self.state = State()
-        self._restore_model_and_optimizer()
-        if recipe.compile:
-            task.model.compile()  # in place: parameter names stay clean
         self.take_step = Step(
             task.model, task.loss, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema
         )  # fmt: skip
-        if self._loss_scale is not None and self.take_step.loss_scale:
-            self.take_step.loss_scale.scale.fill_(self._loss_scale[0])
-            self.take_step.loss_scale.good_steps.fill_(self._loss_scale[1])
+        self.state = State()
+        self._restore()
+        if recipe.compile:
+            task.model.compile()  # in place: parameter names stay clean
         self.recorder = Recorder(folder, console, plan.total_steps, self.state.step) if world.is_main else None
         self._pending: list[tuple[Tensor, list[str]]] = []
 
@@ -273,14 +270,14 @@ class Run:
             tensors |= {f"ema.{name}": value for name, value in self.ema.module.state_dict().items()}
         tensors |= {f"optim.{key}": value for key, value in optim.optimizer_tensors(self.optimizer).items()}
         if scale := self.take_step.loss_scale:
-            tensors |= {"loss_scale.scale": scale.scale, "loss_scale.good_steps": scale.good_steps}
+            tensors |= {f"loss_scale.{name}": value for name, value in vars(scale).items()}
         manifest = {"state": asdict(self.state), "data": self.task.fingerprint}
         checkpoint.save(
             self.folder / "checkpoints", self.state.step, tensors, manifest, self.recipe.runtime.keep_checkpoints
         )  # fmt: skip
 
-    def _restore_model_and_optimizer(self) -> None:
-        self._loss_scale = None
+    def _restore(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
         found = checkpoint.load_newest(self.folder / "checkpoints")
         if found is None:
             return
@@ -298,8 +295,9 @@ class Run:
         if self.ema:
             self.ema.module.load_state_dict(parts["ema"])
         optim.load_optimizer_tensors(self.optimizer, parts["optim"])
-        if parts["loss_scale"]:
-            self._loss_scale = (parts["loss_scale"]["scale"].item(), parts["loss_scale"]["good_steps"].item())
+        if scale := self.take_step.loss_scale:
+            for name, value in parts["loss_scale"].items():
+                getattr(scale, name).copy_(value)
         self.state = State(**manifest["state"])
         if self.world.is_main:
             for complaint in complaints:
