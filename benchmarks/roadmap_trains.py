@@ -3,7 +3,8 @@
     python benchmarks/roadmap_trains.py --cifar DIR --out results/roadmap_trains.json
 
 Not a comparison of the steps: a few minutes on a CPU show that each of them learns and none diverges. Width and depth are
-scaled by --width and --depth; the CIFAR-10 slice is the first --images rows of the training file.
+scaled by --width and --depth; the CIFAR-10 slice is --images rows of the training file at equal distances (they are sorted
+by class), and a quarter as many of the test file.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 
 from convnext import __version__, recipes
 from convnext.cli.train import train
-from convnext.recipes.schema import Augment, Ema, Model, Optim, Recipe, Runtime
+from convnext.recipes.schema import Augment, Classification, Ema, Model, Optim, Runtime
 from convnext.train.recorder import read_lines
 
 STEPS = ("resnet", "inverting", "separate-downsampling")
@@ -28,16 +29,17 @@ GENTLE = Augment(hflip=0.0, rand_augment=None, random_erasing=0.0, mixup=0.0, cu
 
 
 def sliced(cifar: Path, images: int, out: Path) -> str:
-    """A folder with the first rows of a parquet dataset."""
+    """A folder with rows of a parquet dataset at equal distances."""
     out.mkdir(parents=True)
     for part, rows in (("train", images), ("test", images // 4)):
-        pq.write_table(pq.read_table(cifar / f"{part}.parquet").slice(0, rows), out / f"{part}.parquet")
+        whole = pq.read_table(cifar / f"{part}.parquet")
+        pq.write_table(whole.take(list(range(0, len(whole), len(whole) // rows))), out / f"{part}.parquet")
     if (cifar / "classes.txt").exists():
         (out / "classes.txt").write_text((cifar / "classes.txt").read_text())
     return str(out)
 
 
-def recipe(step: str, data: str, width: float, depth: float) -> Recipe:
+def recipe(step: str, data: str, width: float, depth: float) -> Classification:
     """The step's recipe with what a small dataset asks for."""
     base = recipes.get(f"roadmap/resnet50-{step}")
     digits = data == "digits"
@@ -87,7 +89,7 @@ def main() -> None:
         "what": "training loss and held-out top-1 of scaled-down roadmap steps",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{os.cpu_count()} CPU cores",
+        "device": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
         "versions": {"convnext": __version__, "torch": torch.__version__},
         "scale": {"width": arguments.width, "depth": arguments.depth},
         "rows": rows,

@@ -29,9 +29,9 @@ from convnext.data.mixup import make_mixup
 from convnext.data.open import open_dataset
 from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.recipes.plan import make_plan
-from convnext.recipes.schema import Recipe
+from convnext.recipes.schema import Classification
 from convnext.train.recorder import read_lines
-from convnext.train.schedule import cosine
+from convnext.train.schedule import learning_rate
 
 TRIAL_STEPS = 40
 
@@ -49,7 +49,7 @@ class Images(torch.utils.data.Dataset):
         return self.transform(self.images.image(i)), int(self.images.labels[i])
 
 
-def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | None = None) -> dict:
+def timm_run(recipe: Classification, workers: int, channels_last: bool, steps: int | None = None) -> dict:
     """timm's model in a plain loop; `steps` cuts it short and returns its speed only."""
     import timm
     from timm.utils import ModelEmaV3
@@ -89,7 +89,7 @@ def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | Non
             if steps and step == 5:
                 clock = time.monotonic()  # the first steps warm up
             for group in optimizer.param_groups:
-                group["lr"] = cosine(step, plan.total_steps, plan.warmup_steps, plan.lr, plan.min_lr)
+                group["lr"] = learning_rate(plan.schedule, step)
             images, targets = mixup(images, labels) if mixup else (images, labels)
             F.cross_entropy(model(images.contiguous(memory_format=layout)), targets).backward()
             optimizer.step()
@@ -99,7 +99,7 @@ def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | Non
             if steps and step == steps:
                 return {"images_per_second": (steps - 5) * plan.total_batch / (time.monotonic() - clock)}
             if step % plan.steps_per_epoch == 0:
-                print(f"timm  epoch {step // plan.steps_per_epoch} of {plan.epochs}", flush=True)
+                print(f"timm  epoch {step // plan.steps_per_epoch} of {recipe.epochs}", flush=True)
     seconds = time.monotonic() - clock
     accuracy = {}
     for label, network in {"raw": model, "ema": ema.module}.items():
@@ -111,7 +111,7 @@ def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | Non
         accuracy[label] = 100 * hits / len(val_images)
     return {
         "top1": accuracy,
-        "epochs": plan.epochs,
+        "epochs": recipe.epochs,
         "seconds": seconds,
         "images_per_second": plan.total_steps * plan.total_batch / seconds,
         "params": sum(p.numel() for p in model.parameters()),
@@ -119,7 +119,7 @@ def timm_run(recipe: Recipe, workers: int, channels_last: bool, steps: int | Non
     }
 
 
-def our_run(recipe: Recipe, folder: Path, steps: int | None = None) -> dict:
+def our_run(recipe: Classification, folder: Path, steps: int | None = None) -> dict:
     """`convnext train` as anybody runs it; `steps` cuts it short and returns its speed only."""
     if steps:
         script = (
@@ -193,7 +193,7 @@ def main() -> None:
     )
     per_epoch = len(open_dataset(base.data, base.val_share, base.seed)[0]) // base.total_batch * base.total_batch
 
-    def fitted(speed: float) -> Recipe:
+    def fitted(speed: float) -> Classification:
         return replace(base, epochs=max(1, int(arguments.minutes * 60 * speed / per_epoch)))
 
     # a benchmark that was stopped continues: with the speeds that it measured, and with our run where it stands

@@ -8,7 +8,7 @@ import torch
 
 from convnext.data.dataset import ArrayDataset
 from convnext.data.images import ImageError
-from convnext.data.loader import EvalSamples, TrainSamples, eval_loader, train_loader
+from convnext.data.loader import EvalSamples, ImageOnly, TrainSamples, eval_loader, train_loader
 from convnext.data.sampler import TrainBatches, epoch_order
 from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.recipes.schema import Augment
@@ -54,12 +54,12 @@ def test_starting_in_the_middle_gives_the_rest():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_augmentation_does_not_depend_on_workers(images, workers):
-    samples = TrainSamples(images, train_transform(Preprocess.for_size(8), Augment(crop_padding=2)), seed=0)
+    samples = TrainSamples(images, ImageOnly(train_transform(Preprocess.for_size(8), Augment(crop_padding=2))), seed=0)
     order = TrainBatches(N, 0, 10, 1, 6)
     alone, helped = (list(train_loader(samples, order, w, False)) for w in (0, workers))
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.targets, other.targets)
         assert one.indices == other.indices
     assert not torch.equal(alone[0].images, alone[5].images)
 
@@ -84,7 +84,7 @@ class Broken(ArrayDataset):
 
 def test_an_unreadable_training_image_is_replaced_by_the_same_one_each_time(images):
     broken = Broken("noise", images._pixels, images.labels, images.classes)
-    samples = TrainSamples(broken, eval_transform(Preprocess.for_size(8)), seed=0)
+    samples = TrainSamples(broken, ImageOnly(eval_transform(Preprocess.for_size(8))), seed=0)
     once, again = samples[0, 5], samples[0, 5]
     assert once[3][0] == "5 is broken"
     assert once[2] % 5 != 0

@@ -28,3 +28,13 @@ def test_it_is_used_on_tiny_maps_only(monkeypatch):
     depthwise.depthwise_conv(torch.randn(2, 4, 4, 8), weight, bias)
     depthwise.depthwise_conv(torch.randn(2, 7, 7, 8), weight, bias)
     assert used == ["tiny"]
+
+
+def test_a_prediction_leaves_nothing_behind_that_a_training_cannot_use():
+    depthwise.tap_indices.cache_clear()
+    weight, bias = torch.randn(8, 1, 7, 7), torch.randn(8)
+    with torch.inference_mode():
+        depthwise.depthwise_conv(torch.randn(2, 3, 3, 8), weight, bias)
+    x = torch.randn(2, 3, 3, 8, requires_grad=True)
+    depthwise.depthwise_conv(x, weight, bias).sum().backward()
+    assert x.grad is not None

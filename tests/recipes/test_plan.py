@@ -5,15 +5,15 @@ import pytest
 from convnext import recipes
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import make_plan
-from convnext.recipes.schema import Ema, Optim, Recipe
+from convnext.recipes.schema import Classification, Ema, Optim
 
-SMALL = Recipe(epochs=10, total_batch=64, device_batch=16, optim=Optim(warmup_epochs=1.0), ema=Ema(decay=None))
+SMALL = Classification(epochs=10, total_batch=64, device_batch=16, optim=Optim(warmup_epochs=1.0), ema=Ema(decay=None))
 
 
 def test_the_paper_on_imagenet():
     plan = make_plan(recipes.get("table5/tiny"), 1_281_167, devices=8)
     assert (plan.accumulation, plan.steps_per_epoch, plan.total_steps) == (4, 312, 93_600)
-    assert plan.warmup_steps == 20 * 312
+    assert plan.schedule.warmup_steps == 20 * 312
     assert plan.ema_half_life == pytest.approx(6931, abs=1)
     assert plan.drop_path_rate == 0.1
     assert plan.warnings() == []
@@ -39,7 +39,7 @@ def test_a_device_batch_that_does_not_divide_gives_way_to_the_next_that_does():
 
 def test_small_presets_scale_with_the_run():
     short, long = (make_plan(replace(recipes.get("small/scratch"), epochs=e), 50_000) for e in (10, 100))
-    assert short.warmup_steps == round(0.05 * short.total_steps)
+    assert short.schedule.warmup_steps == round(0.05 * short.total_steps)
     assert long.ema_half_life == pytest.approx(0.01 * long.total_steps)
     assert long.drop_path_rate == pytest.approx(10 * short.drop_path_rate)
     assert not short.warnings() + long.warnings()

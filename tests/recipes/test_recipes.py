@@ -9,7 +9,7 @@ import pytest
 from convnext import recipes
 from convnext.errors import ConvNextError
 from convnext.recipes.diff import difference, flatten
-from convnext.recipes.schema import Recipe
+from convnext.recipes.schema import Classification
 
 TABLE5 = {
     "optim.lr": 4e-3, "optim.weight_decay": 0.05, "optim.betas": (0.9, 0.999), "optim.eps": 1e-8, "optim.min_lr": 1e-6,
@@ -80,7 +80,7 @@ def test_a_wrong_name_is_answered_with_the_nearest():
 
 
 def test_difference():
-    one = Recipe()
+    one = Classification()
     assert difference(one, one) == []
     assert difference(one, replace(one, epochs=3)) == [("epochs", 300, 3)]
     assert difference(one, replace(one, optim=replace(one.optim, lr=1.0))) == [("optim.lr", 4e-3, 1.0)]

@@ -204,7 +204,8 @@ def test_the_row_of_the_paper_stands_beside_its_model(command, released, make_ch
 def test_where_the_results_go(digits_model, tmp_path):
     from convnext.cli.robustness import _default_out
 
-    (tmp_path / "metrics.jsonl").write_text("")
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("")
     assert _default_out(str(tmp_path)) == tmp_path / "robustness"
     assert str(_default_out(str(digits_model))) == "robustness-digits"
     assert str(_default_out("convnext_tiny.in1k")) == "robustness-convnext_tiny.in1k"

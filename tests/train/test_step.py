@@ -16,7 +16,7 @@ WORLD = World(torch.device("cpu"))
 
 
 def mean_square(model, batch):
-    return model(batch).square().mean()
+    return {"loss": model(batch).square().mean()}
 
 
 def make(loss=mean_square, **options):
@@ -41,38 +41,57 @@ def test_accumulated_micro_batches_equal_one_batch():
     torch.testing.assert_close(model.weight, other.weight)  # sums in another order: not to the bit
 
 
-def test_returns_loss_norm_and_skipped():
+def test_returns_norm_skipped_and_loss():
     model, _, _, step = make()
     batch = torch.randn(8, 4)
     twin = copy.deepcopy(model)
-    expected = mean_square(twin, batch)
+    expected = mean_square(twin, batch)["loss"]
     expected.backward()
     norm = torch.stack([p.grad.norm() for p in twin.parameters()]).norm()
-    loss, got, skipped = step([batch], 1, (0,)).tolist()
+    got, skipped, loss = step([batch], 1, (0,)).tolist()
     assert loss == pytest.approx(expected.item())
     assert got == pytest.approx(norm.item())
     assert skipped == 0
+
+
+def test_several_losses_are_summed_and_told_apart():
+    def two(model, batch):
+        out = model(batch)
+        return {"square": out.square().mean(), "absolute": out.abs().mean()}
+
+    def one(model, batch):
+        return {"loss": sum(two(model, batch).values())}
+
+    batch = torch.randn(8, 4)
+    model, _, _, step = make(two)
+    other, _, _, other_step = make(one)
+    *_, square, absolute = step([batch], 1, (0,)).tolist()
+    assert other_step([batch], 1, (0,))[2].item() == pytest.approx(square + absolute)
+    assert torch.equal(model.weight, other.weight)
+    assert step.names == ["square", "absolute"]
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_non_finite_step_changes_nothing(poison, precision):
     def loss(model, batch):
-        value = mean_square(model, batch)
+        value = mean_square(model, batch)["loss"]
         if batch[0, 0] < 1e3:
-            return value
-        return value * float("inf") if poison == "loss" else value + (model.weight[0, 0] - model.weight[0, 0]).sqrt()
+            return {"loss": value}
+        if poison == "loss":
+            return {"loss": value * float("inf")}
+        return {"loss": value + (model.weight[0, 0] - model.weight[0, 0]).sqrt()}
 
     model, optimizer, ema, step = make(loss, precision=precision)
     step([torch.randn(8, 4)], 1, (0,))
     before = snapshot(model, optimizer, ema)
     bad = torch.randn(8, 4)
     bad[0, 0] = 1e4
-    assert step([bad], 1, (1,))[2] == 1
+    assert step([bad], 1, (1,))[1] == 1
     after = snapshot(model, optimizer, ema)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert step([torch.randn(8, 4)], 1, (2,))[2] == 0
+    assert step([torch.randn(8, 4)], 1, (2,))[1] == 0
     assert not torch.equal(model.weight, before["weight"])
 
 
@@ -82,7 +101,7 @@ def test_clipping_holds_in_every_precision(precision):
     _, optimizer, _, step = make(precision=precision, clip_grad=0.01)
     if step.loss_scale:
         step.loss_scale.scale.fill_(64.0)  # at the initial 65536 this batch overflows, rightly
-    norm = step([10 * torch.randn(8, 4)], 1, (0,))[1]
+    norm = step([10 * torch.randn(8, 4)], 1, (0,))[0]
     assert norm > 1
     moments = [v for k, v in optimizer_tensors(optimizer).items() if k.startswith("exp_avg.")]
     clipped = torch.stack([m.norm() for m in moments]).norm() / 0.1
@@ -91,14 +110,14 @@ def test_clipping_holds_in_every_precision(precision):
 
 def test_randomness_is_a_function_of_the_keys():
     def noisy(model, batch):
-        return (model(batch) * torch.rand(3)).square().mean()
+        return {"loss": (model(batch) * torch.rand(3)).square().mean()}
 
     batch = torch.randn(8, 4)
     results = []
     for keys in ((0, 1), (0, 1), (0, 2)):
         torch.rand(5)  # whatever was drawn before
         _, _, _, step = make(noisy)
-        results.append(step([batch], 1, keys)[0].item())
+        results.append(step([batch], 1, keys)[2].item())
     assert results[0] == results[1] != results[2]
 
 

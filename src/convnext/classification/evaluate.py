@@ -112,8 +112,8 @@ def evaluate(
             for label, model in models.items():
                 with autocast(precision, device):
                     logits = model(batch.images)
-                tallies[label].add(logits.float(), batch.labels)
-            done += len(batch.labels)
+                tallies[label].add(logits.float(), batch.targets)
+            done += len(batch.targets)
             progress(done)
     finally:
         for label, model in models.items():

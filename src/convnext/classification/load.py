@@ -1,16 +1,15 @@
 """A classifier ready for use: weights, class names and preprocessing from a file, a run's folder or the catalog."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
-from convnext.weights.load import Checkpoint, load_model, read_checkpoint
-
-RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
+from convnext.models import build
+from convnext.trained import open_trained
+from convnext.weights.load import Checkpoint
 
 
 @dataclass
@@ -35,41 +34,14 @@ def load_classifier(name: str, device: torch.device, which: str = "best", image_
     Raises:
         ConvNextError: nothing readable is there, or it is no classifier.
     """
-    file = run_file(Path(name), which) if (Path(name) / "config.json").exists() else None
-    model, checkpoint = load_model(str(file or name), which if not file and which != "best" else "auto")
+    model, checkpoint, source = open_trained(name, which, build)
     if getattr(model, "num_classes", None) is None:
         raise ConvNextError(f"{name} holds no classifier (it has no head), so it cannot name classes.")
     preprocess = preprocess_of(checkpoint)
     if image_size is not None:
         preprocess = replace(Preprocess.for_size(image_size), mean=preprocess.mean, std=preprocess.std)
     classes, names = class_names(checkpoint, model.num_classes)
-    return Classifier(model.to(device).eval(), classes, names, preprocess, str(file or name))
-
-
-def run_file(folder: Path, which: str = "best") -> Path | None:
-    """The weights of a run that `which` names; None when `folder` is another library's folder.
-
-    Raises:
-        ConvNextError: the run has not written them yet.
-    """
-    if not (folder / "metrics.jsonl").exists():
-        return None
-    file = folder / RUN_FILES[which]
-    if not file.exists():
-        there = [key for key, name in RUN_FILES.items() if (folder / name).exists()]
-        raise ConvNextError(
-            f"The run in {folder} has no {file.name}"
-            + (f"; it has: {', '.join(there)}." if there else " yet: it writes weights at its first evaluation.")
-        )
-    return file
-
-
-def available(name: str) -> list[str]:
-    """Which weights there are: of a run's folder, the files that it has written; of a checkpoint, the sets it holds."""
-    folder = Path(name)
-    if (folder / "metrics.jsonl").exists():
-        return [which for which, file in RUN_FILES.items() if (folder / file).exists()]
-    return list(read_checkpoint(name).available)
+    return Classifier(model.to(device).eval(), classes, names, preprocess, source)
 
 
 def preprocess_of(checkpoint: Checkpoint) -> Preprocess:

@@ -1,18 +1,15 @@
 """Class probabilities of pictures from anywhere: files, folders, globs, or decoded images."""
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import torch
 from PIL.Image import Image
 
 from convnext.classification.load import Classifier
-from convnext.data.images import IMAGE_EXTENSIONS, ImageError, decode
+from convnext.data.images import ImageError, decode
 from convnext.data.transforms import eval_transform
-from convnext.errors import ConvNextError
 from convnext.train.step import autocast
 
 
@@ -23,30 +20,6 @@ class Prediction:
     path: str
     top: tuple[tuple[int, float], ...] = ()
     error: str | None = None
-
-
-def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files in the order given; folders are walked, globs expanded.
-
-    Raises:
-        ConvNextError: a pattern matches nothing.
-    """
-    found: list[str] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            matches = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file())
-        elif path.exists():
-            matches = [pattern]
-        else:
-            matches = sorted(glob.glob(pattern, recursive=True))
-        if not matches:
-            kind = "no images in it" if path.is_dir() else "nothing there"
-            raise ConvNextError(
-                f"{pattern!r}: {kind}. Give image files, folders of images, or globs such as 'photos/*.jpg'."
-            )
-        found += matches
-    return found
 
 
 def predict(

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import tyro
 
-from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.cli.common import parse, print_table, stdout, table
+from convnext.cli.data_dense import check_labels, check_objects
+from convnext.cli.options import counted_bar
 from convnext.errors import ConvNextError, nearest
 
 DESCRIPTION = """Look at a dataset before training on it: classes and their balance, images that cannot be read, the same
-picture in train and val, sizes, and a picture of a batch as the model will see it.
+picture in train and val, sizes, and a picture of a batch as the model will see it. Folders in COCO's and in ADE20K's layout
+are recognised: boxes outside their pictures, labels without a class, a sample with its labels drawn.
 
     convnext data check photos
     convnext data check photos --recipe table5/tiny --out photos-check
+    convnext data check coco
 
 Exit code 1 if something would stop a training or falsify its result."""
 
@@ -22,9 +26,9 @@ class Arguments:
     data: tyro.conf.Positional[str]
     """Labelled images, as for `train`."""
     recipe: str = "small/finetune"
-    """Whose transforms to show."""
+    """Whose transforms to show (classification)."""
     out: Path = Path("data-check")
-    """Folder for batch.png."""
+    """Folder for batch.png or sample.png."""
     image_size: int | None = None
     """Side in pixels, if not the recipe's."""
     val_share: float = 0.1
@@ -81,38 +85,31 @@ def run(argv: list[str]) -> int:
 
 def corrupt(arguments: CorruptArguments) -> int:
     """Write corrupted copies."""
-    from rich.progress import Progress
-
     from convnext.robustness.generated import choose
     from convnext.robustness.write import write_corrupted
 
     names, severities = choose(arguments.corruptions, arguments.severities)
-    err = stderr()
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        item = bar.add_task("corrupting", total=None)
+    with counted_bar("corrupting") as progress:
         written = write_corrupted(
-            arguments.data, arguments.out, names, severities, arguments.seed, arguments.size,
-            progress=lambda done, total: bar.update(item, completed=done, total=total),
-        )  # fmt: skip
+            arguments.data, arguments.out, names, severities, arguments.seed, arguments.size, progress=progress
+        )
     stdout().print(f"Written: {written:,} images to {arguments.out}")
     return 0
 
 
 def check(arguments: Arguments) -> int:
     """Examine, print, draw; 1 if there are errors."""
-    from rich.progress import Progress
-
+    from convnext.data.ade20k import is_masks
     from convnext.data.check import check as examine
+    from convnext.data.coco import is_coco
 
-    out, err = stdout(), stderr()
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        item = bar.add_task("reading every image", total=None)
-        report = examine(
-            arguments.data,
-            arguments.val_share,
-            arguments.seed,
-            progress=lambda done, total: bar.update(item, completed=done, total=total),
-        )
+    out = stdout()
+    if is_coco(arguments.data):
+        return check_objects(arguments.data, arguments.val_share, arguments.seed, arguments.out, out)
+    if is_masks(arguments.data):
+        return check_labels(arguments.data, arguments.val_share, arguments.seed, arguments.out, out)
+    with counted_bar("reading every image") as progress:
+        report = examine(arguments.data, arguments.val_share, arguments.seed, progress=progress)
     _print(report, out)
     if sum(report.train_counts) > len(report.unreadable_train):
         out.print(f"A batch as the model sees it: {_draw_batch(arguments)}")

@@ -10,6 +10,7 @@ HELP = """usage: convnext info [TOPIC]
 
   convnext info                                versions and devices of this machine
   convnext info models [PATTERN]               every model: params, MACs, activations, beside the paper's numbers
+  convnext info peers                          the paper's rivals, counted on timm's models, beside the paper's numbers
   convnext info recipes                        every recipe: where it comes from, and its main numbers
   convnext info recipe NAME [--diff OTHER]     all fields of a recipe, or what differs from another
   convnext info roadmap                        from ResNet to ConvNeXt: steps, MACs, accuracies of Tables 10 and 11
@@ -19,7 +20,14 @@ HELP = """usage: convnext info [TOPIC]
 
 
 def run(argv: list[str]) -> int:
-    topics = {"models": models, "recipes": recipes, "recipe": recipe, "roadmap": roadmap, "catalog": catalog}
+    topics = {
+        "models": models,
+        "peers": peers,
+        "recipes": recipes,
+        "recipe": recipe,
+        "roadmap": roadmap,
+        "catalog": catalog,
+    }
     if not argv:
         return overview()
     topic, rest = argv[0], argv[1:]
@@ -119,20 +127,58 @@ def models(argv: list[str]) -> int:
     return 0
 
 
+def peers(argv: list[str]) -> int:
+    from convnext.benchmark.paper_peers import TIMM, count_timm, printed
+
+    _no_more(argv)
+    rows = []
+    for (model, size), name in TIMM.items():
+        counted, said = count_timm(name, size), printed(model, size)
+        rows.append(
+            (
+                model,
+                f"timm:{name}",
+                size,
+                f"{counted.params / 1e6:.1f}",
+                _beside(counted.params / 1e6, said and said.params_m, 0),
+                f"{counted.macs / 1e9:.2f}",
+                _beside(counted.macs / 1e9, said and said.gflops, 1),
+                *(f"{top1:g}" if top1 else "" for top1 in (said.top1 if said else ("", ""))),
+            )
+        )
+    columns = ("paper's name", "model", "px", "params M", "paper", "GMACs", "paper", "top-1 1K", "22K -> 1K")
+    print_table(stdout(), table(columns, rows, left=2))
+    stdout().print(
+        "Counted on timm's models of these architectures; beside each, what the paper prints (Tables 1 and 2). * differs by "
+        "more than rounding: the paper takes these from the models' own papers. Any of them works in `benchmark --peers`."
+    )
+    return 0
+
+
 def recipes(argv: list[str]) -> int:
     from convnext import recipes as all_recipes
 
     _no_more(argv)
     rows = [
         (
-            name, r.source, r.model.name, f"{r.image_size}", f"{r.epochs}", f"{r.total_batch}", f"{r.optim.lr:g}",
+            name, r.source, r.model.name, *_extent(r), f"{r.total_batch}", f"{r.optim.lr:g}",
             "auto" if r.model.drop_path_rate is None else f"{r.model.drop_path_rate:g}",
         )
         for name, r in all_recipes.recipes().items()
     ]  # fmt: skip
-    columns = ("recipe", "source", "model", "px", "epochs", "batch", "lr", "drop-path")
+    columns = ("recipe", "source", "model", "px", "length", "batch", "lr", "drop-path")
     print_table(stdout(), table(columns, rows, left=3))
     return 0
+
+
+def _extent(recipe) -> tuple[str, str]:
+    """The size of the pictures and the length of the run."""
+    match recipe.task:
+        case "classification":
+            return f"{recipe.image_size}", f"{recipe.epochs} epochs"
+        case "detection":
+            return f"{recipe.test_short}", f"{recipe.epochs} epochs"
+    return f"{recipe.augment.crop}", f"{recipe.steps:,} steps"
 
 
 def recipe(argv: list[str]) -> int:
@@ -196,26 +242,28 @@ def catalog(argv: list[str]) -> int:
 
 
 def checkpoint(path: str) -> int:
-    from convnext.classification.load import class_names, preprocess_of, run_file
-    from convnext.weights.load import load_model
-
-    found = run_file(Path(path)) if Path(path).is_dir() else None
-    model, read = load_model(str(found or path))
-    labels = class_names(read, model.num_classes)[1] if getattr(model, "num_classes", None) else []
-    shown = ", ".join(labels[:8]) + (f", .. ({len(labels)})" if len(labels) > 8 else "")
-    preprocess = preprocess_of(read)
-    size = (model.in_chans, preprocess.size, preprocess.size)
     from convnext.benchmark.flops import count
+    from convnext.factory import builder
+    from convnext.trained import open_trained, task_of
 
-    counted = count(model.to("meta"), size)
+    task = task_of(path)
+    model, read, source = open_trained(path, "best", builder(task))
+    preprocess = read.metadata.get("preprocess", {})
+    labels = _labels(task, read, model)
+    shown = ", ".join(labels[:8]) + (f", .. ({len(labels)})" if len(labels) > 8 else "")
     rows = [
-        ("file", found or path),
+        ("file", source),
         ("format", read.format),
+        ("task", task),
         ("model", ", ".join(f"{key} {value}" for key, value in model.config.items())),
-        ("params", f"{counted.params:,}"),
-        ("GMACs", f"{counted.macs / 1e9:.4g} at {preprocess.size} px"),
+        ("params", f"{sum(p.numel() for p in model.parameters()):,}"),
+    ]
+    if task == "classification":
+        side = preprocess.get("size", 224)
+        rows.append(("GMACs", f"{count(model.to('meta'), (model.in_chans, side, side)).macs / 1e9:.4g} at {side} px"))
+    rows += [
         ("classes", shown),
-        ("preprocessing", preprocess),
+        ("preprocessing", ", ".join(f"{key} {value}" for key, value in preprocess.items()) or "the paper's"),
         *(
             (key, value)
             for key, value in read.metadata.items()
@@ -224,3 +272,11 @@ def checkpoint(path: str) -> int:
     ]
     print_table(stdout(), table(("", ""), rows, left=2))
     return 0
+
+
+def _labels(task: str, read, model) -> list[str]:
+    if task == "classification":
+        from convnext.classification.load import class_names
+
+        return class_names(read, model.num_classes)[1] if getattr(model, "num_classes", None) else []
+    return list(read.metadata.get("classes", []))

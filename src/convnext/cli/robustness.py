@@ -200,8 +200,10 @@ def _number(value: float | None) -> str:
 
 
 def _default_out(model: str) -> Path:
+    from convnext.train.rundir import is_run
+
     path = Path(model)
-    if (path / "metrics.jsonl").exists():
+    if is_run(path):
         return path / "robustness"
     stem = path.stem if path.suffix in (".safetensors", ".pth", ".pt", ".bin") else path.name
     return Path(f"robustness-{stem.replace(':', '-')}")

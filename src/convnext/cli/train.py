@@ -1,5 +1,6 @@
 """`convnext train RECIPE [--data DIR] [--field value ...]`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import tyro
 from convnext import recipes
 from convnext.cli.common import fetched, parse, print_table, stdout, table, take_word
 from convnext.errors import ConvNextError
-from convnext.recipes.schema import Recipe
+from convnext.recipes.schema import Classification, Detection, Recipe, Segmentation
 
 DESCRIPTION = """Train a model by a recipe; every field of the recipe can be overridden.
 
@@ -60,7 +61,6 @@ def train(name: str, recipe: Recipe, out: Path | None = None, dry_run: bool = Fa
 
 
 def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) -> int:
-    from convnext.classification.task import ClassificationTask, open_data
     from convnext.recipes.plan import make_plan
     from convnext.train import rundir
     from convnext.train.distributed import describe
@@ -70,13 +70,14 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
 
     console = stdout()
     console.quiet = not world.is_main
+    open_data, make_task, size = _parts(recipe)
     train_images, val_images = open_data(recipe)
     if Path(recipe.data).is_dir():  # so that the run can be evaluated from anywhere
         recipe = replace(recipe, data=str(Path(recipe.data).absolute()))
     plan = make_plan(recipe, len(train_images), world.size)
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
-        ("model", f"{recipe.model.name}, {len(train_images.classes)} classes, {recipe.image_size} px"),
+        ("model", f"{recipe.model.name}, {len(train_images.classes)} classes, {size}"),
         ("data", f"{recipe.data}: {len(train_images):,} to train on, {len(val_images):,} held out"),
         ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
         *plan.rows()[1:],
@@ -86,7 +87,7 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
     folder = world.on_main(lambda: out or rundir.choose_folder(name, recipe))
     print_table(console, table(("", ""), [*rows, ("folder", folder)], left=2))
     warnings = plan.warnings()
-    if recipe.optim.layer_decay is not None and not recipe.model.weights:
+    if isinstance(recipe, Classification) and recipe.optim.layer_decay is not None and not recipe.model.weights:
         warnings.append(
             "This recipe is for fine-tuning, and the model starts from random weights: give --model.weights with a "
             "checkpoint or a released one, such as convnext_tiny.in22k."
@@ -99,18 +100,37 @@ def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) ->
     if state == "finished":
         console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
         return 0
-    task = ClassificationTask(recipe, plan, train_images, val_images, world, folder, console.print)
+    task = make_task(recipe, plan, train_images, val_images, world, folder, console.print)
     try:
         state = Run(task, recipe, plan, folder, world, console).fit()
     except Stopped as stopped:
         console.print(f"Stopped at {stopped}; the state is saved in {folder}. Give the same command to continue.")
         return stopped.code
     if world.is_main:
-        _finish(folder, state, console)
+        _finish(folder, state, task.columns, console)
     return 0
 
 
-def _finish(folder: Path, state, console) -> None:
+def _parts(recipe: Recipe) -> tuple[Callable, Callable, str]:
+    """What opens the data of a recipe's task, what makes the task, and the size of its pictures in words."""
+    match recipe:
+        case Classification():
+            from convnext.classification.task import ClassificationTask, open_data
+
+            return open_data, ClassificationTask, f"{recipe.image_size} px"
+        case Detection(augment=augment):
+            from convnext.detection.task import DetectionTask, open_data
+
+            sides = f"{min(augment.short_sides)} to {max(augment.short_sides)}"
+            return open_data, DetectionTask, f"short side {sides} px, {recipe.test_short} in evaluation"
+        case Segmentation(augment=augment):
+            from convnext.segmentation.task import SegmentationTask, open_data
+
+            return open_data, SegmentationTask, f"short side {augment.short} px, crops of {augment.crop}"
+    raise TypeError(recipe)
+
+
+def _finish(folder: Path, state, columns: tuple[tuple[str, str, int], ...], console) -> None:
     """The summary, the curves and the next commands."""
     import json
 
@@ -125,11 +145,11 @@ def _finish(folder: Path, state, console) -> None:
     draw_curves(folder)
     labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
     rows = [
-        (text, file, *(f"{last[f'{label}/{m}']:.{p}f}" for m, p in (("top1", 2), ("top5", 2), ("loss", 4))))
+        (text, file, *(f"{last[f'{label}/{metric}']:.{digits}f}" for metric, _, digits in columns))
         for (label, text), file in zip(labels.items(), ("model.safetensors", "model_ema.safetensors"), strict=True)
-        if f"{label}/top1" in last
+        if f"{label}/{columns[0][0]}" in last
     ]
-    print_table(console, table(("on the held-out images", "file", "top-1 %", "top-5 %", "loss"), rows, left=2))
+    print_table(console, table(("on the held-out images", "file", *(title for _, title, _ in columns)), rows, left=2))
     best = state.best
     console.print(
         f"Best: {best['score']:.2f} % ({labels[best['weights']]}, step {best['step']}) in best.safetensors. "

@@ -49,6 +49,10 @@ class ImageDataset(ABC):
             return to_rgb(source)
         return decode(source, name=self.name(i) if isinstance(source, bytes) else None)
 
+    def target(self, i: int) -> int:
+        """The label of image i."""
+        return int(self.labels[i])
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageDataset":
         """The images at these positions, in this order."""
         return _Subset(self, np.asarray(indices, dtype=np.int64))

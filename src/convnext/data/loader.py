@@ -3,33 +3,74 @@
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from convnext.data.dataset import ImageDataset
 from convnext.data.images import ImageError
+from convnext.data.pixels import pad_to_multiple
 from convnext.data.sampler import TrainBatches
 from convnext.seeding import derive, seed_cpu
+
+Targets = Tensor | list[dict[str, Tensor]]
+
+
+class Samples(Protocol):
+    """What a loader asks of a dataset of any task."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """A stable id of image i."""
+        ...
+
+    def image(self, i: int) -> Image:
+        """Image i, mode RGB; raises ImageError if it cannot be decoded."""
+        ...
+
+    def target(self, i: int) -> Any:
+        """What the model shall say of image i: a label, boxes, a mask; raises ImageError if it cannot be decoded."""
+        ...
 
 
 @dataclass
 class Batch:
-    """images (B,3,H,W) float; labels (B,) int64; indices: B positions in the dataset; unreadable: what could not be decoded."""
+    """images (B,3,H,W) float; targets: labels (B,) or (B,H,W) int64, or a dict of tensors per image; indices: B positions
+    in the dataset; unreadable: what could not be decoded."""
 
     images: Tensor
-    labels: Tensor
+    targets: Targets
     indices: list[int]
     unreadable: list[str]
 
     def to(self, device: torch.device) -> "Batch":
-        images, labels = (t.to(device, non_blocking=True) for t in (self.images, self.labels))
-        return Batch(images, labels, self.indices, self.unreadable)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices, self.unreadable)
+        return self._moved(Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        targets = self.targets
+        if isinstance(targets, Tensor):
+            targets = move(targets)
+        else:
+            targets = [{key: move(value) for key, value in target.items()} for target in targets]
+        return Batch(move(self.images), targets, self.indices, self.unreadable)
+
+
+class ImageOnly:
+    """A transform of (image, target) that changes the image and leaves the target as it is."""
+
+    def __init__(self, transform: Callable[[Image], Tensor]):
+        self.transform = transform
+
+    def __call__(self, image: Image, target: Any) -> tuple[Tensor, Any]:
+        return self.transform(image), target
 
 
 @dataclass
@@ -39,8 +80,8 @@ class TrainSamples(Dataset):
     An unreadable image is replaced by another one, chosen by the same rule, and reported with the batch.
     """
 
-    images: ImageDataset
-    transform: Callable[[Image], Tensor]
+    samples: Samples
+    transform: Callable[[Image, Any], tuple[Tensor, Any]]
     seed: int
 
     def __getitem__(self, key: tuple[int, int]):
@@ -48,20 +89,20 @@ class TrainSamples(Dataset):
         unreadable = []
         for attempt in range(20):
             try:
-                image = self.images.image(index)
+                image, target = self.samples.image(index), self.samples.target(index)
                 break
             except ImageError as error:
                 unreadable.append(str(error))
-                index = derive(self.seed, "substitute", *key, attempt) % len(self.images)
+                index = derive(self.seed, "substitute", *key, attempt) % len(self.samples)
         else:
             raise ImageError(f"20 images in a row could not be read; the last: {unreadable[-1]}")
         seed_cpu(self.seed, "sample", *key)
-        return self.transform(image), int(self.images.labels[index]), index, unreadable
+        return *self.transform(image, target), index, unreadable
 
 
 @dataclass
 class EvalSamples(Dataset):
-    """Samples by index; an unreadable image becomes an error that names it, raised by the loader's consumer."""
+    """Labelled images by index; an unreadable image becomes an error that names it, raised by the loader's consumer."""
 
     images: ImageDataset
     transform: Callable[[Image], Tensor]
@@ -71,20 +112,33 @@ class EvalSamples(Dataset):
 
     def __getitem__(self, index: int):
         try:
-            return self.transform(self.images.image(index)), int(self.images.labels[index]), index, []
+            return self.transform(self.images.image(index)), self.images.target(index), index, []
         except ImageError as error:
             return None, 0, index, [str(error)]
 
 
 def collate(samples: list) -> Batch:
+    """Pictures of one size with labels: numbers, or maps of the pictures' size."""
     images, labels, indices, unreadable = zip(*samples, strict=True) if samples else ((), (), (), ())
     readable = [image for image in images if image is not None]
+    maps = bool(labels) and isinstance(labels[0], Tensor)
     return Batch(
         torch.stack(readable) if readable else torch.empty(0),
-        torch.tensor(labels, dtype=torch.int64),
+        torch.stack(labels) if maps else torch.tensor(labels, dtype=torch.int64),
         list(indices),
         [message for messages in unreadable for message in messages],
     )
+
+
+def collate_padded(samples: list) -> Batch:
+    """Pictures of different sizes with a dict of tensors each, padded to one size; `masks` (n, H, W) are padded alike."""
+    images, targets, indices, unreadable = zip(*samples, strict=True)
+    batch = pad_to_multiple(list(images))
+    for image, target in zip(images, targets, strict=True):
+        right, below = (batch.shape[axis] - image.shape[axis] for axis in (-1, -2))
+        if "masks" in target:
+            target["masks"] = F.pad(target["masks"], (0, right, 0, below))
+    return Batch(batch, list(targets), list(indices), [message for messages in unreadable for message in messages])
 
 
 def _worker_init(_: int) -> None:
@@ -93,7 +147,7 @@ def _worker_init(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool) -> DataLoader:
+def _loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, collate: Callable) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -105,9 +159,11 @@ def _loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool) -> Dat
     )
 
 
-def train_loader(samples: TrainSamples, batches: TrainBatches, workers: int, pin: bool) -> DataLoader:
+def train_loader(
+    samples: TrainSamples, batches: TrainBatches, workers: int, pin: bool, collate: Callable[[list], Batch] = collate
+) -> DataLoader:
     """All micro-batches of one rank to the end of the run."""
-    return _loader(samples, batches, workers, pin)
+    return _loader(samples, batches, workers, pin, collate)
 
 
 def eval_loader(samples: EvalSamples, batch: int, workers: int, pin: bool, rank: int = 0, world: int = 1) -> DataLoader:
@@ -116,7 +172,7 @@ def eval_loader(samples: EvalSamples, batch: int, workers: int, pin: bool, rank:
     Every rank has equally many batches, so that they can agree on things between batches; the last may be empty.
     """
     mine, most = range(rank, len(samples), world), -(-len(samples) // world)
-    return _loader(samples, [mine[i : i + batch] for i in range(0, most, batch)], workers, pin)
+    return _loader(samples, [mine[i : i + batch] for i in range(0, most, batch)], workers, pin, collate)
 
 
 def default_workers(device: torch.device, devices_here: int) -> int:

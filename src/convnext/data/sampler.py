@@ -20,6 +20,9 @@ class TrainBatches:
     One stream over all epochs: loader workers live as long as the run, and prefetch across epoch boundaries. Batch s of
     an epoch is the same set of images whatever the number of ranks and of accumulation steps. The remainder that does
     not fill a batch is left out, another one in each epoch.
+
+    `sort_by` (samples,), if given, orders the images inside each batch, so that a micro-batch holds like ones (pictures of
+    one aspect need little padding); which images make a batch does not depend on it.
     """
 
     samples: int
@@ -30,19 +33,23 @@ class TrainBatches:
     start: int = 0
     rank: int = 0
     world: int = 1
+    sort_by: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = self.samples // self.total_batch
         device_batch = self.total_batch // (self.accumulation * self.world)
+        share = device_batch * self.accumulation
         epoch, order = -1, None
         for step in range(self.start, self.total_steps):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
                 order = epoch_order(self.samples, self.seed, epoch).tolist()
-            first = step % per_epoch * self.total_batch + self.rank * device_batch * self.accumulation
-            for micro in range(self.accumulation):
-                begin = first + micro * device_batch
-                yield [(epoch, i) for i in order[begin : begin + device_batch]]
+            first = step % per_epoch * self.total_batch
+            batch = order[first : first + self.total_batch]
+            if self.sort_by is not None:
+                batch = sorted(batch, key=self.sort_by.__getitem__)
+            for begin in range(self.rank * share, (self.rank + 1) * share, device_batch):
+                yield [(epoch, i) for i in batch[begin : begin + device_batch]]
 
     def __len__(self) -> int:
         return (self.total_steps - self.start) * self.accumulation

@@ -36,6 +36,7 @@ def tiny(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)  # or a prediction would cache a tensor that no training can use
 def tap_indices(h: int, w: int, k: int) -> Tensor:
     """(P,P): which of the K*K taps takes input position q to output position p; K*K where none does."""
     y, x = (axis.reshape(-1) for axis in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))

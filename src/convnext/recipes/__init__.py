@@ -6,9 +6,9 @@ from convnext.recipes.schema import Recipe
 
 def recipes() -> dict[str, Recipe]:
     """All recipes by name."""
-    from convnext.recipes import roadmap, small, table5, table6
+    from convnext.recipes import ade20k, coco, roadmap, small, table5, table6
 
-    return small.RECIPES | table5.RECIPES | table6.RECIPES | roadmap.RECIPES
+    return small.RECIPES | table5.RECIPES | table6.RECIPES | roadmap.RECIPES | coco.RECIPES | ade20k.RECIPES
 
 
 def get(name: str) -> Recipe:

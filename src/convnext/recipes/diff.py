@@ -18,5 +18,5 @@ def flatten(recipe: Recipe) -> dict[str, object]:
 
 def difference(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:
     """(field, value in `one`, value in `other`) for every field that differs."""
-    a, b = flatten(one), flatten(other)
-    return [(name, a[name], b[name]) for name in a if a[name] != b[name]]
+    a, b = ({"task": recipe.task, **flatten(recipe)} for recipe in (one, other))
+    return [(name, a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)]

@@ -1,13 +1,26 @@
-"""Ours: presets for datasets of a few thousand to a hundred thousand images, where the paper's constants do not fit.
+"""Ours: presets for people's own data on one GPU or a CPU, where the paper's constants do not fit.
 
 EMA half-life, warm-up and drop-path are stated as shares of the run, because the paper's 0.9999 (a half-life of 6,931
 steps) and 20 epochs of warm-up are longer than most such runs.
 """
 
-from convnext.recipes.schema import Augment, Ema, Model, Optim, Recipe, Runtime
+from convnext.recipes.schema import (
+    Augment,
+    Classification,
+    DenseModel,
+    Detection,
+    Ema,
+    Model,
+    Optim,
+    PolyOptim,
+    Runtime,
+    Segmentation,
+    Segmenter,
+    StepOptim,
+)  # fmt: skip
 
 RECIPES = {
-    "quickstart": Recipe(
+    "quickstart": Classification(
         source="ours: scikit-learn's handwritten digits, about a minute on two CPU cores",
         data="digits",
         image_size=8,
@@ -21,7 +34,7 @@ RECIPES = {
         ema=Ema(decay=None, half_life_share=0.02),
         runtime=Runtime(workers=0),
     ),
-    "small/scratch": Recipe(
+    "small/scratch": Classification(
         source="ours: from random weights, 5,000 to 100,000 images of 32 to 64 px",
         image_size=32,
         epochs=50,
@@ -31,7 +44,7 @@ RECIPES = {
         optim=Optim(lr=2e-3, warmup_epochs=None, warmup_share=0.05),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
-    "small/finetune": Recipe(
+    "small/finetune": Classification(
         source="ours: from pre-trained weights, 1,000 to 100,000 images",
         image_size=224,
         epochs=30,
@@ -40,6 +53,25 @@ RECIPES = {
         model=Model("convnext_tiny", drop_path_rate=None, head_init_scale=0.001),
         augment=Augment(mixup=0.0, cutmix=0.0),
         optim=Optim(lr=2e-4, weight_decay=1e-8, warmup_epochs=None, warmup_share=0.05, layer_decay=0.8),
+        ema=Ema(decay=None, half_life_share=0.01),
+    ),
+    "small/detect": Detection(
+        source="ours: from the released COCO detector, a few hundred to some ten thousand images",
+        epochs=24,
+        total_batch=8,
+        device_batch=4,
+        model=DenseModel("mask_rcnn_convnext_tiny", drop_path_rate=0.1, weights="mask_rcnn_convnext_tiny.coco"),
+        optim=StepOptim(lr=1e-4, milestones=(16, 22), warmup_steps=200, layer_decay=0.8, clip_grad=35.0),
+        ema=Ema(decay=None, half_life_share=0.01),
+    ),
+    "small/segment": Segmentation(
+        source="ours: from the released ADE20K segmenter, a few hundred to some ten thousand images",
+        steps=10_000,
+        eval_every=1000,
+        total_batch=8,
+        device_batch=4,
+        model=Segmenter("upernet_convnext_tiny", drop_path_rate=0.1, weights="upernet_convnext_tiny.ade20k_512"),
+        optim=PolyOptim(lr=1e-4, warmup_steps=200, layer_decay=0.9),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
 }

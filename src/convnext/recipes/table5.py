@@ -1,9 +1,9 @@
-"""Table 5: training on ImageNet-1K and pre-training on ImageNet-22K. `Recipe`'s defaults are the ImageNet-1K column.
+"""Table 5: training on ImageNet-1K and pre-training on ImageNet-22K. `Classification`'s defaults are the ImageNet-1K column.
 
 Drop-path rates are the table's, one per size; sizes and columns that the paper does not have are marked as ours.
 """
 
-from convnext.recipes.schema import Ema, Model, Optim, Recipe
+from convnext.recipes.schema import Classification, Ema, Model, Optim
 
 PAPER_1K = {"tiny": 0.1, "small": 0.4, "base": 0.5, "large": 0.5}
 PAPER_22K = {"base": 0.1, "large": 0.1, "xlarge": 0.2}
@@ -12,12 +12,12 @@ OURS_1K = {"atto": 0.0, "femto": 0.0, "pico": 0.0, "nano": 0.1, "xlarge": 0.5}
 OURS_22K = {"tiny": 0.0, "small": 0.0}
 
 
-def _imagenet_1k(size: str, rate: float, source: str) -> Recipe:
-    return Recipe(source=source, model=Model(f"convnext_{size}", drop_path_rate=rate))
+def _imagenet_1k(size: str, rate: float, source: str) -> Classification:
+    return Classification(source=source, model=Model(f"convnext_{size}", drop_path_rate=rate))
 
 
-def _imagenet_22k(size: str, rate: float, source: str) -> Recipe:
-    return Recipe(
+def _imagenet_22k(size: str, rate: float, source: str) -> Classification:
+    return Classification(
         source=source,
         model=Model(f"convnext_{size}", drop_path_rate=rate),
         epochs=90,
@@ -26,9 +26,9 @@ def _imagenet_22k(size: str, rate: float, source: str) -> Recipe:
     )
 
 
-def _isotropic(size: str, rate: float) -> Recipe:
+def _isotropic(size: str, rate: float) -> Classification:
     layer_scale = 1e-6 if size == "large" else 0.0  # Section A.1: disabled for isotropic S and B
-    return Recipe(
+    return Classification(
         source="Table 5, ImageNet-1K, isotropic (Section A.1)",
         model=Model(f"convnext_isotropic_{size}", drop_path_rate=rate, layer_scale_init_value=layer_scale),
         optim=Optim(warmup_epochs=50.0),

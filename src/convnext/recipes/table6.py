@@ -1,6 +1,6 @@
 """Table 6: fine-tuning on ImageNet-1K from ImageNet-1K weights (384 px) and ImageNet-22K weights (224 and 384 px)."""
 
-from convnext.recipes.schema import Augment, Ema, Model, Optim, Recipe
+from convnext.recipes.schema import Augment, Classification, Ema, Model, Optim
 
 PAPER_1K = {"base": 0.8, "large": 0.95}
 PAPER_22K = {"base": 0.2, "large": 0.3, "xlarge": 0.4}
@@ -9,7 +9,7 @@ EMA_22K = {"xlarge"}
 
 
 def _finetune(size: str, rate: float, px: int, layer_decay: float, head_scale: float, ema: float | None, source: str):
-    return Recipe(
+    return Classification(
         source=source,
         image_size=px,
         epochs=30,
@@ -22,7 +22,7 @@ def _finetune(size: str, rate: float, px: int, layer_decay: float, head_scale: f
     )
 
 
-def _from_22k(size: str, rate: float, px: int, source: str) -> Recipe:
+def _from_22k(size: str, rate: float, px: int, source: str) -> Classification:
     # the 21,841-class head is replaced: the new one starts at a thousandth of its usual size
     return _finetune(size, rate, px, 0.8, 0.001, 0.9999 if size in EMA_22K else None, source)
 

@@ -12,7 +12,7 @@ from convnext.data.transforms import eval_transform
 from convnext.robustness.peers import is_peer, load_peer
 from convnext.robustness.sets import wnids
 from convnext.robustness.subject import Subject
-from convnext.train.rundir import read_config
+from convnext.train.rundir import is_run, read_config
 from convnext.weights import catalog
 
 
@@ -32,7 +32,7 @@ def load_subject(name: str, device: torch.device) -> Subject:
     classifier = load_classifier(name, device)
     preprocess = classifier.preprocess
     *geometry, normalize = eval_transform(preprocess).transforms
-    recipe = read_config(Path(name))[1] if (Path(name) / "metrics.jsonl").exists() else None
+    recipe = read_config(Path(name))[1] if is_run(Path(name)) else None
     return Subject(
         name.rstrip("/"),
         classifier.model,

@@ -21,7 +21,8 @@ from convnext.train import checkpoint, optim
 from convnext.train.distributed import World
 from convnext.train.ema import Ema
 from convnext.train.recorder import Recorder
-from convnext.train.schedule import cosine
+from convnext.train.rundir import RUN_FILES
+from convnext.train.schedule import learning_rate
 from convnext.train.signals import Stopped, StopRequest
 from convnext.train.step import Step, resolve_precision
 
@@ -37,8 +38,9 @@ class Task(Protocol):
         """Micro-batches on the device from optimizer step `start` to the end of the run."""
         ...
 
-    def loss(self, model: nn.Module, batch) -> Tensor:
-        """The mean training loss of a micro-batch, 0-d. `model` is the task's model or a wrapper of it."""
+    def losses(self, model: nn.Module, batch) -> dict[str, Tensor]:
+        """The mean training losses of a micro-batch by name, 0-d each; their sum is minimised. `model` is the task's model
+        or a wrapper of it."""
         ...
 
     def sample_names(self, batch) -> list[str]:
@@ -68,7 +70,7 @@ class State:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: dict | None = None  # {"score", "weights": "raw" | "ema", "step"}
-    window: list = field(default_factory=list)  # (loss, grad norm, skipped) of the steps since the last record
+    window: list = field(default_factory=list)  # {loss.., grad_norm, skipped} of the steps since the last record
 
 
 class Run:
@@ -78,11 +80,11 @@ class Run:
         self.task, self.recipe, self.plan, self.folder, self.world, self.console = (
             task, recipe, plan, folder, world, console,
         )  # fmt: skip
-        self.optimizer = optim.make_optimizer(task.model, recipe.optim)
+        self.optimizer = optim.make_optimizer(task.model, recipe.optim, recipe.decay_rule)
         self.ema = Ema(task.model, plan.ema_decay) if plan.ema_decay else None
         precision = resolve_precision(recipe.precision, world.device)
         self.take_step = Step(
-            task.model, task.loss, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema
+            task.model, task.losses, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema
         )  # fmt: skip
         self.state = State()
         self._restore()
@@ -117,9 +119,9 @@ class Run:
             if self.recorder:
                 self.recorder.close()
         if self.world.is_main:
-            self._save_weights("raw", "model.safetensors")
+            self._save_weights("raw", RUN_FILES["raw"])
             if self.ema:
-                self._save_weights("ema", "model_ema.safetensors")
+                self._save_weights("ema", RUN_FILES["ema"])
         return state
 
     def _one_step(self, batches: Iterator) -> None:
@@ -156,15 +158,13 @@ class Run:
             raise Stopped(stop.signum or 15, f"step {state.step} of {self.plan.total_steps}")
 
     def _lr(self, step: int) -> float:
-        plan = self.plan
-        return cosine(step, plan.total_steps, plan.warmup_steps, plan.lr, plan.min_lr)
+        return learning_rate(self.plan.schedule, step)
 
     # -- evaluation
 
     def _evaluation_due(self) -> bool:
         step, plan = self.state.step, self.plan
-        every = plan.steps_per_epoch * self.recipe.eval_every
-        return self.state.evaluated < step and (step % every == 0 or step == plan.total_steps)
+        return self.state.evaluated < step and (step % plan.eval_steps == 0 or step == plan.total_steps)
 
     def _evaluate(self, stop: StopRequest) -> None:
         state = self.state
@@ -188,7 +188,7 @@ class Run:
         if state.best is None or score > state.best["score"]:
             state.best = {"score": score, "weights": best, "step": state.step}
             if self.world.is_main:
-                self._save_weights(best, "best.safetensors", score)
+                self._save_weights(best, RUN_FILES["best"], score)
         self.save()
         self._clock += time.monotonic() - began  # evaluation is not training time
 
@@ -208,12 +208,14 @@ class Run:
             return
         values = torch.stack([result for result, _ in self._pending]).tolist()
         first = state.step - len(values)
-        for i, ((loss, norm, skipped), (_, names)) in enumerate(zip(values, self._pending, strict=True)):
-            state.window.append((loss, norm, skipped))
+        parts = self.take_step.names
+        for i, ((norm, skipped, *losses), (_, names)) in enumerate(zip(values, self._pending, strict=True)):
+            entry = {"loss": sum(losses)} | (dict(zip(parts, losses, strict=True)) if len(parts) > 1 else {})
+            state.window.append(entry | {"grad_norm": norm, "skipped": skipped})
             state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
             if skipped:
                 state.skipped += 1
-                self._note_nonfinite(first + i, loss, norm, names)
+                self._note_nonfinite(first + i, entry["loss"], norm, names)
         self._pending.clear()
         if state.skipped_in_a_row >= self.recipe.max_nonfinite:
             raise ConvNextError(
@@ -234,14 +236,14 @@ class Run:
     def _log(self) -> None:
         self._drain()
         state, now = self.state, time.monotonic()
-        good = [(loss, norm) for loss, norm, skipped in state.window if not skipped]
+        good = [entry for entry in state.window if not entry["skipped"]]
         skipped = len(state.window) - len(good)
         state.window.clear()
         seconds = max(now - self._clock, 1e-9)
         metrics = {"lr": self._lr(state.step - 1)}
         if good:
-            loss, norm = (sum(values) / len(good) for values in zip(*good, strict=True))
-            metrics = {"loss": loss, **metrics, "grad_norm": norm}
+            means = {key: sum(entry[key] for entry in good) / len(good) for key in good[0] if key != "skipped"}
+            metrics = {"loss": means.pop("loss"), **metrics, "grad_norm": means.pop("grad_norm"), **means}
         metrics |= {"images_per_second": self._images / seconds, "data_wait": min(self._waited / seconds, 1.0)}
         if skipped:
             metrics["skipped"] = float(skipped)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from convnext.errors import ConvNextError
-from convnext.recipes.schema import Optim
+from convnext.recipes.schema import AdamW
 
 
 def param_groups(model: nn.Module, weight_decay: float, layer_decay: float | None, rule: str = "layer") -> list[dict]:
@@ -33,7 +33,7 @@ def param_groups(model: nn.Module, weight_decay: float, layer_decay: float | Non
     return list(groups.values())
 
 
-def make_optimizer(model: nn.Module, optim: Optim, rule: str = "layer") -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, optim: AdamW, rule: str = "layer") -> torch.optim.AdamW:
     """Fused AdamW: one kernel per group, and a step that can be skipped on the device (see `train.step`)."""
     groups = param_groups(model, optim.weight_decay, optim.layer_decay, rule)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 FORMATS = {"loss": ".4f", "lr": ".2e", "grad_norm": ".2f", "images_per_second": ",.0f", "data_wait": ".0%"}
 NAMES = {"images_per_second": "img/s", "data_wait": "data wait", "grad_norm": "grad"}
+DETAILS = ("_small", "_medium", "_large", "ap50", "ap75")  # in the files, not on the terminal
 
 
 class Recorder:
@@ -51,9 +52,12 @@ class Recorder:
         self._file.write(json.dumps({"kind": kind, "step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
-        text = "  ".join(
-            f"{NAMES.get(name, name)} {value:{FORMATS.get(name, '.3f')}}" for name, value in metrics.items()
-        )
+        shown = {
+            name: value
+            for name, value in metrics.items()
+            if (name in FORMATS or name == "skipped" if kind == "train" else not name.endswith(DETAILS))
+        }
+        text = "  ".join(f"{NAMES.get(name, name)} {value:{FORMATS.get(name, '.3f')}}" for name, value in shown.items())
         if self._bar and kind == "train":
             self._bar.update(self._task, epoch=epoch, text=text)
         else:

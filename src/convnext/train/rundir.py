@@ -17,7 +17,8 @@ from convnext.files import replace_text
 from convnext.recipes.diff import difference
 from convnext.recipes.schema import Recipe
 
-CONFIG, ENVIRONMENT, SUMMARY, LOCK = "config.json", "environment.json", "summary.json", ".lock"
+CONFIG, ENVIRONMENT, METRICS, SUMMARY, LOCK = "config.json", "environment.json", "metrics.jsonl", "summary.json", ".lock"
+RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
 NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
 
 
@@ -69,6 +70,11 @@ def choose_folder(name: str, recipe: Recipe, root: Path = Path("runs")) -> Path:
         number += 1
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a training has begun here; other libraries' folders have a config.json too, but no metrics."""
+    return (folder / CONFIG).exists() and (folder / METRICS).exists()
+
+
 def read_config(folder: Path) -> tuple[str, Recipe]:
     """The name and the recipe of the run in `folder`, strictly checked.
 
@@ -79,9 +85,11 @@ def read_config(folder: Path) -> tuple[str, Recipe]:
 
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        name = values.pop("name")
-        values.pop("task")
-        return name, TypeAdapter(Recipe).validate_python(values)
+        name, task = values.pop("name"), values.pop("task")
+        kinds = {kind.task: kind for kind in Recipe.__subclasses__()}
+        if task not in kinds:
+            raise ValueError(f"its task {task!r} is none of {', '.join(kinds)}")
+        return name, TypeAdapter(kinds[task]).validate_python(values)
     except FileNotFoundError as error:
         raise ConvNextError(
             f"{folder} holds no run (no {CONFIG}). Give the folder that `convnext train` wrote."

@@ -50,8 +50,10 @@ class LossScale:
 
 
 class Step:
-    """Callable: `step(batches, keys)` takes the micro-batches of one optimizer step and returns a tensor of three floats
-    on the device: mean loss over all processes, gradient norm before clipping, and 1 if the step was skipped.
+    """Callable: `step(batches, keys)` takes the micro-batches of one optimizer step and returns a tensor of floats on the
+    device: gradient norm before clipping, 1 if the step was skipped, and each loss, its mean over all processes.
+
+    `loss(model, batch)` gives the losses by name; their sum is what is minimised. `names` are theirs after the first step.
 
     A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters,
     moments, step count and EMA stay as they are. Each micro-batch starts from generators seeded with (keys, micro, rank).
@@ -60,7 +62,7 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[nn.Module, object], Tensor],
+        loss: Callable[[nn.Module, object], dict[str, Tensor]],
         optimizer: torch.optim.AdamW,
         world: World,
         precision: str = "fp32",
@@ -70,34 +72,37 @@ class Step:
         self.model, self.loss, self.optimizer, self.world, self.ema = model, loss, optimizer, world, ema
         self.precision = precision
         self.clip_grad = clip_grad
+        self.names: list[str] = []
         self.loss_scale = LossScale.on(world.device) if precision == "fp16" else None
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.forward_model = DistributedDataParallel(model) if world.size > 1 else model
 
     def __call__(self, batches: Iterable, accumulation: int, keys: tuple) -> Tensor:
-        total = torch.zeros((), device=self.world.device)
+        losses = torch.zeros((), device=self.world.device)
         for micro, batch in enumerate(batches):
             last = micro == accumulation - 1
             seed_all(*keys, micro, self.world.rank)
             sync = nullcontext() if last or self.world.size == 1 else self.forward_model.no_sync()
             with sync:
                 with autocast(self.precision, self.world.device):
-                    loss = self.loss(self.forward_model, batch) / accumulation
+                    parts = self.loss(self.forward_model, batch)
+                    loss = torch.stack([part.float() for part in parts.values()]).sum() / accumulation
                 (loss * self.loss_scale.scale if self.loss_scale else loss).backward()
-            total += loss.detach()
-        return self._update(total)
+            self.names = list(parts)
+            losses = losses + torch.stack([part.detach().float() for part in parts.values()]) / accumulation
+        return self._update(losses)
 
     @torch.no_grad()
-    def _update(self, loss: Tensor) -> Tensor:
+    def _update(self, losses: Tensor) -> Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale:
             torch._foreach_mul_(grads, 1.0 / self.loss_scale.scale)
         norm = nn.utils.get_total_norm(grads)
-        bad = ~(torch.isfinite(norm) & torch.isfinite(loss))
+        bad = ~(torch.isfinite(norm) & torch.isfinite(losses).all())
         if self.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad, norm)
         # one small reduction a step: every process skips when one has to
-        loss, bad = self.world.sum(torch.stack([loss, bad.float()]))
+        bad, *losses = self.world.sum(torch.cat([bad.float()[None], losses]))
         skipped = (bad > 0).float()
         self.optimizer.found_inf = skipped  # the fused kernel reads it on the device
         self.optimizer.step()
@@ -106,4 +111,4 @@ class Step:
             self.ema.update(skipped)
         if self.loss_scale:
             self.loss_scale.update(skipped)
-        return torch.stack([loss / self.world.size, norm, skipped])
+        return torch.stack([norm, skipped, *(loss / self.world.size for loss in losses)])

@@ -147,13 +147,12 @@ def describe(file_name: str) -> dict:
     if entry is None:
         return {}
     metadata = {"task": entry.task, "metrics": entry.metrics, "licence": entry.licence, "source": BASE + entry.file}
-    if entry.crop_ratio is not None:
-        metadata["preprocess"] = {
-            "size": entry.image_size,
-            "crop_ratio": entry.crop_ratio,
-            "mean": entry.mean,
-            "std": entry.std,
-        }
+    geometry = {
+        "classification": {"size": entry.image_size, "crop_ratio": entry.crop_ratio},
+        "detection": {"short": entry.image_size, "long": 1333},
+        "segmentation": {"short": entry.image_size, "long": 4 * entry.image_size, "crop": entry.image_size},
+    }
+    metadata["preprocess"] = {**geometry[entry.task], "mean": entry.mean, "std": entry.std}
     return metadata
 
 

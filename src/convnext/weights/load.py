@@ -5,6 +5,7 @@ The format is told by the names of the tensors; `files` opens the container.
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from convnext import models
 from convnext.errors import ConvNextError
-from convnext.models import build
 from convnext.weights import catalog, files, official, timm, torchvision, transformers
-from convnext.weights.infer import describe, infer_model
+from convnext.weights.infer import class_tensors, describe, infer_model, num_classes, task
 from convnext.weights.names import Tensors, some, strip_wrappers
 
 FORMATS = {"official": official, "timm": timm, "torchvision": torchvision, "transformers": transformers}
@@ -92,7 +93,7 @@ def read_checkpoint(path: str | Path, which: str = "auto") -> Checkpoint:
         metadata |= transformers.read_metadata(path)
     with suppress(ConvNextError):  # a size without a name can still be loaded into a model
         model = infer_model(tensors)
-        metadata |= {"model": model, "num_classes": model["num_classes"]}
+        metadata |= {"model": model, "num_classes": model["num_classes"], "task": task(tensors)}
     return Checkpoint(tensors, origin, metadata, label, tuple(sets), file)
 
 
@@ -112,43 +113,55 @@ def load_weights(
     Raises:
         ConvNextError: the file cannot be read, or it does not fit the model and the options do not allow for it.
     """
-    return _fill(model, read_checkpoint(path, which), new_head, partial)
+    return fill(model, read_checkpoint(path, which), new_head, partial)
 
 
 def load_model(
-    path: str | Path, which: str = "auto", *, new_head: bool = False, **options
+    path: str | Path,
+    which: str = "auto",
+    *,
+    new_head: bool = False,
+    build: Callable[..., nn.Module] = models.build,
+    **options,
 ) -> tuple[nn.Module, Checkpoint]:
     """Build the model that a checkpoint belongs to, and fill it.
 
     Args:
         path, which: see `read_checkpoint`.
         new_head: see `load_weights`; for a `num_classes` of your own.
-        options: of `convnext.models.build`; they win over what the checkpoint says.
+        build: what makes the model from its name and options: of `models`, `detection.detector` or
+            `segmentation.segmenter`, as the checkpoint's task is.
+        options: of `build`; they win over what the checkpoint says.
 
     Returns:
         The model, on the CPU in training mode as freshly built, and the checkpoint with its metadata.
     """
     checkpoint = read_checkpoint(path, which)
+    if build is models.build and any(name.startswith("backbone.") for name in checkpoint.tensors):
+        raise ConvNextError(
+            f"{checkpoint.path} holds {describe(checkpoint.tensors)}, and a classifier is expected here. "
+            "`convnext.create_model` with the name of the whole model loads it; `convnext predict` and `evaluate` read it."
+        )
     config = {**(checkpoint.metadata.get("model") or infer_model(checkpoint.tensors)), **options}
     model = build(**config)
-    _fill(model, checkpoint, new_head)
+    fill(model, checkpoint, new_head)
     return model, checkpoint
 
 
-def _fill(model: nn.Module, checkpoint: Checkpoint, new_head: bool, partial: bool = False) -> LoadReport:
-    """Decide everything, then touch the model."""
+def fill(model: nn.Module, checkpoint: Checkpoint, new_head: bool = False, partial: bool = False) -> LoadReport:
+    """`load_weights` from a checkpoint that has been read: decide everything, then touch the model."""
     own, theirs, report = model.state_dict(), dict(checkpoint.tensors), LoadReport()
     asked = getattr(model, "config", {}).get("name") or describe(own)
     found = describe(theirs)
     fit = f"looks like {found}, and the model is {asked}" if found != asked else f"does not fit {asked} entirely"
-    here, there = _classes(own), _classes(theirs)
+    here, there = num_classes(own), num_classes(theirs)
     stays = []  # the model's own, fresh tensors that the file shall not touch
     if here is None:
         report.dropped = [name for name in theirs if name.startswith(("norm.", "head."))]
         stays = [name for name in own if re.match(r"norm\d\.", name) and name not in theirs]
     elif here != there:
         report.new_head = True
-        stays = ["head.weight", "head.bias"]
+        stays = class_tensors(own)
     for name in [*stays, *report.dropped]:
         theirs.pop(name, None)
 
@@ -163,10 +176,6 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, new_head: bool, partial: boo
         raise ConvNextError(f"{checkpoint.path} {_other_head(here, there)}")
     model.load_state_dict(theirs, strict=False)
     return report
-
-
-def _classes(tensors: Tensors) -> int | None:
-    return tensors["head.weight"].shape[0] if "head.weight" in tensors else None
 
 
 def _other_head(here: int | None, there: int | None) -> str:

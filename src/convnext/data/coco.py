@@ -1,0 +1,316 @@
+"""Pictures with objects: boxes, masks and crowds, from COCO's annotation JSON in the layouts that people have it in."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from convnext.data.coco_file import CocoFile
+from convnext.data.folder import VAL_NAMES
+from convnext.data.images import ImageError, decode
+from convnext.errors import ConvNextError
+from convnext.seeding import derive
+
+JSON_NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
+"""What an annotation file that is not COCO's own may be called."""
+
+LAYOUTS = (
+    "annotations/instances_train*.json and instances_val*.json with folders of images named after them (train2017/), "
+    f"or train/ and valid/ with one of {', '.join(JSON_NAMES)} in each, or one such file for all images"
+)
+
+
+class CocoImages:
+    """N pictures with their objects; what it holds is arrays and buffers, which travel to loader processes as they are.
+
+    Attributes:
+        classes: the K class names, in the order of the labels, which is that of the category ids.
+        category_ids: (K,) int64, what the annotation file calls them.
+
+    Raises:
+        ConvNextError: an annotation of an image or category that the file does not have, or ids that are there twice.
+    """
+
+    def __init__(self, file: CocoFile, folder: Path):
+        self.path, self.folder = file.path, folder
+        self.classes, self.category_ids = file.classes, file.category_ids
+        self._file = file
+        owner = _positions(file, "images", file.images, file.image_ids)
+        self._labels = _positions(file, "categories", file.categories, file.category_ids)
+        self._order = np.argsort(owner, kind="stable")  # annotations, image after image, each image's in file order
+        self._ends = np.searchsorted(owner[self._order], np.arange(len(file.image_ids) + 1))
+        height, width = file.sizes[owner].T
+        corners = np.concatenate([file.bbox[:, :2], file.bbox[:, :2] + file.bbox[:, 2:]], axis=1)
+        self._boxes = np.clip(corners, 0, np.stack([width, height, width, height], axis=1)).astype(np.float32)
+        sides = self._boxes[:, 2:] - self._boxes[:, :2]
+        self._usable = (sides >= 1).all(axis=1) & (file.area > 0)
+        self._rows = np.arange(len(file.image_ids))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def image_ids(self) -> np.ndarray:
+        """(N,) int64."""
+        return self._file.image_ids[self._rows]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every annotation of these pictures has a segmentation."""
+        lengths = np.diff(self._file.segmentations.ends)
+        return bool((lengths[self._annotations()] > 0).all())
+
+    def name(self, i: int) -> str:
+        """The file name of picture i, as in the annotation file."""
+        return self._file.names[self._rows[i]].decode("utf-8", "surrogateescape")
+
+    def size(self, i: int) -> tuple[int, int]:
+        """(height, width) of picture i, as in the annotation file."""
+        height, width = self._file.sizes[self._rows[i]]
+        return int(height), int(width)
+
+    def image(self, i: int) -> Image.Image:
+        """Picture i, mode RGB.
+
+        Raises:
+            ImageError: it cannot be decoded, or is not of the size for which its objects were annotated.
+        """
+        path = self.folder / self.name(i)
+        image, (height, width) = decode(path), self.size(i)
+        if image.size != (width, height):
+            raise ImageError(
+                f"{str(path)!r} has {image.width} x {image.height} pixels, and {self.path} says {width} x {height}; its "
+                "objects would be in the wrong places. Annotate it again or leave it out."
+            )
+        return image
+
+    def target(self, i: int, masks: bool = True) -> dict[str, np.ndarray]:
+        """The objects of picture i, without those that are less than a pixel wide or high inside it.
+
+        Returns:
+            boxes: (n, 4) float32 x1 y1 x2 y2, clipped to the picture; labels: (n,) int64; masks: (n, h, w) bool, unless
+            they are not asked for; ignore: (m, 4) float32, boxes around crowds.
+
+        Raises:
+            ImageError: an object has no segmentation, or one that cannot be decoded.
+        """
+        mine = self._annotations(i)
+        mine = mine[self._usable[mine]]
+        objects, crowds = mine[~self._file.crowd[mine]], mine[self._file.crowd[mine]]
+        target = {"boxes": self._boxes[objects], "labels": self._labels[objects], "ignore": self._boxes[crowds]}
+        if masks:
+            target["masks"] = self._file.masks(objects, self.size(i))
+        return target
+
+    def aspect_groups(self) -> np.ndarray:
+        """(N,) float: width over height, by which batches are put together."""
+        height, width = self._file.sizes[self._rows].T
+        return width / height
+
+    def counts(self) -> np.ndarray:
+        """(K,) int64: objects of each class, crowds left out."""
+        mine = self._annotations()
+        return np.bincount(self._labels[mine[~self._file.crowd[mine]]], minlength=len(self.classes))
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of classes, names, sizes and annotations, which tells whether the data is still the same."""
+        file, digest = self._file, hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        columns = (self._rows, file.category_ids, file.image_ids, file.sizes, file.images, file.categories, file.bbox)
+        for column in (*columns, file.area, file.crowd, file.names.ends, file.segmentations.ends):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        for texts in (file.names, file.segmentations):
+            digest.update(texts.buffer)
+        return digest.hexdigest()
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "CocoImages":
+        """The pictures at these positions, in this order."""
+        other = copy(self)
+        other._rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        return other
+
+    def with_objects(self) -> "CocoImages":
+        """The pictures that have something to learn from, as mmdet's `filter_empty_gt` leaves them.
+
+        Raises:
+            ConvNextError: none has.
+        """
+        useful = self._usable & ~self._file.crowd
+        kept = [i for i in range(len(self)) if useful[self._annotations(i)].any()]
+        if not kept:
+            raise ConvNextError(f"{self.path} has no image with an object of at least 1 x 1 pixels. Annotate some.")
+        return self.subset(kept)
+
+    def ground_truth(self) -> dict:
+        """These pictures in COCO's format for an evaluator: all annotations as in the file, but numbered from 1.
+
+        Numbered anew, because pycocotools takes a match with the annotation 0 for none.
+        """
+        file = self._file
+        owner = np.repeat(self._rows, np.diff(self._ends)[self._rows])
+        return {
+            "images": [
+                {"id": int(file.image_ids[row]), "height": int(file.sizes[row, 0]), "width": int(file.sizes[row, 1])}
+                for row in self._rows
+            ],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": int(file.image_ids[row]),
+                    "category_id": int(file.categories[k]),
+                    "bbox": file.bbox[k].tolist(),
+                    "area": float(file.area[k]),
+                    "iscrowd": int(file.crowd[k]),
+                    "segmentation": json.loads(file.segmentations[k] or b"[]"),
+                }
+                for number, (row, k) in enumerate(zip(owner, self._annotations(), strict=True), 1)
+            ],
+            "categories": [
+                {"id": int(key), "name": name} for key, name in zip(self.category_ids, self.classes, strict=True)
+            ],
+        }
+
+    def _annotations(self, i: int | None = None) -> np.ndarray:
+        """Positions in the columns of the annotations of picture i, or of all pictures one after the other."""
+        if i is not None:
+            row = self._rows[i]
+            return self._order[self._ends[row] : self._ends[row + 1]]
+        spans = [self._order[self._ends[row] : self._ends[row + 1]] for row in self._rows]
+        return np.concatenate(spans) if spans else np.empty(0, np.int64)
+
+
+def _positions(file: CocoFile, what: str, wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Where in `ids` each of the `wanted` is: from the ids of a file to rows."""
+    order = np.argsort(ids)
+    ordered = ids[order]
+    if len(twice := ordered[1:][ordered[1:] == ordered[:-1]]):
+        raise ConvNextError(f"{file.path} has the id {twice[0]} twice in {what!r}. Give each entry its own.")
+    found = np.minimum(np.searchsorted(ordered, wanted), len(ids) - 1)
+    if len(unknown := np.flatnonzero(ordered[found] != wanted)):
+        raise ConvNextError(
+            f"{file.path}: annotation {file.ids[unknown[0]]} is of the id {wanted[unknown[0]]}, which {what!r} does not "
+            "have. Add the entry or remove the annotation."
+        )
+    return order[found]
+
+
+@dataclass(frozen=True)
+class Part:
+    """An annotation file and the folders in which its images may be, the likeliest first."""
+
+    annotations: Path
+    folders: tuple[Path, ...]
+
+    def open(self) -> CocoImages:
+        """Raises ConvNextError: the file cannot be used, or its images are not there."""
+        file = CocoFile.read(self.annotations)
+        return CocoImages(file, self.folder_of(file))
+
+    def folder_of(self, file: CocoFile) -> Path:
+        """The first folder that has one of the first images. Raises ConvNextError: none has."""
+        names = [file.names[i].decode("utf-8", "surrogateescape") for i in range(min(len(file.image_ids), 20))]
+        for folder in self.folders:
+            if any((folder / name).is_file() for name in names):
+                return folder
+        looked = ", ".join(str(folder) for folder in self.folders)
+        raise ConvNextError(
+            f"The images of {self.annotations} are not there: looked for {names[0]!r} in {looked}. Put them into the first."
+        )
+
+
+def find_parts(data: str | Path) -> dict[str, Part]:
+    """The parts `train` and `val` of a folder; `train` alone for one file without a validation part.
+
+    Raises:
+        ConvNextError: there is no such folder, it has none of `LAYOUTS`, or two files claim the same part.
+    """
+    root = Path(data).expanduser().absolute()
+    if not root.is_dir():
+        raise ConvNextError(f"There is no folder {str(data)!r}. It must have {LAYOUTS}.")
+    parts = {}
+    for part in ("train", "val"):
+        files = sorted((root / "annotations").glob(f"instances_{part}*.json"))
+        if len(files) > 1:
+            raise ConvNextError(
+                f"{root / 'annotations'} has {len(files)} files for {part}: {', '.join(file.name for file in files)}. "
+                "Keep the one that is meant."
+            )
+        for file in files:
+            split = file.stem.removeprefix("instances_")
+            parts[part] = Part(file, (root / split, root / "images" / split, root / "images", root))
+    for part, folders in (("train", ("train",)), ("val", VAL_NAMES)):
+        for folder in (root / name for name in folders):
+            if part not in parts and (file := _beside(folder)):
+                parts[part] = Part(file, (folder, folder / "images", root / "images", root))
+    if not parts and (file := _beside(root) or _beside(root / "annotations")):
+        parts["train"] = Part(file, (root / "images", root))
+    if not parts:
+        raise ConvNextError(f"{root} has no annotations in COCO's format. It must have {LAYOUTS}.")
+    return parts
+
+
+def is_coco(data: str | Path) -> bool:
+    """Whether a folder has annotations in one of `LAYOUTS`, going by the names of its files."""
+    root = Path(data).expanduser()
+    own = any(next((root / "annotations").glob(f"instances_{part}*.json"), None) for part in ("train", "val"))
+    return own or any(_beside(root / name) for name in ("", "annotations", "train", *VAL_NAMES))
+
+
+def _beside(folder: Path) -> Path | None:
+    return next((folder / name for name in JSON_NAMES if (folder / name).is_file()), None)
+
+
+def open_coco(data: str | Path, val_share: float = 0.1, seed: int = 0) -> tuple[CocoImages, CocoImages]:
+    """The (train, val) pictures of a folder; train without those that have no object, val all of them.
+
+    Args:
+        data: a folder with one of `LAYOUTS`.
+        val_share: share of the images that is held out by a hash of (seed, name) where there is no validation part.
+
+    Raises:
+        ConvNextError: as `find_parts` and `CocoImages`; no training part; train and val have different categories.
+    """
+    parts = find_parts(data)
+    if "train" not in parts:
+        raise ConvNextError(f"{data} has a validation part alone, {parts['val'].annotations}. Add a part to train on.")
+    train = parts["train"].open()
+    if "val" not in parts:
+        train, val = _hold_out(train, val_share, seed)
+        return train.with_objects(), val
+    val = parts["val"].open()
+    mine, other = (dict(zip(p.category_ids.tolist(), p.classes, strict=True)) for p in (train, val))
+    if mine != other:
+        key = min(k for k in mine | other if mine.get(k) != other.get(k))
+        raise ConvNextError(
+            f"The category {key} is {mine.get(key, 'missing')!r} in {train.path} and {other.get(key, 'missing')!r} in "
+            f"{val.path}. Both must list the same categories."
+        )
+    return train.with_objects(), val
+
+
+def open_coco_split(
+    data: str | Path, split: Literal["train", "val"], val_share: float = 0.1, seed: int = 0
+) -> CocoImages:
+    """One part of `open_coco`, without reading the other's file; a folder may have a validation part alone."""
+    parts = find_parts(data)
+    if "val" not in parts or split not in parts:
+        train, val = open_coco(data, val_share, seed)
+        return {"train": train, "val": val}[split]
+    part = parts[split].open()
+    return part.with_objects() if split == "train" else part
+
+
+def _hold_out(whole: CocoImages, share: float, seed: int) -> tuple[CocoImages, CocoImages]:
+    """As `dataset.hold_out`, of all images alike: one can have objects of many classes."""
+    if not 0 < share < 1:
+        raise ConvNextError(f"The validation share is {share}, and must be above 0 and below 1; 0.1 holds out 10 %.")
+    if len(whole) < 2:
+        raise ConvNextError(f"{whole.path} has one image, so none can be held out for validation. Add images.")
+    count = min(max(round(share * len(whole)), 1), len(whole) - 1)
+    order = np.argsort([derive(seed, "hold out", whole.name(i)) for i in range(len(whole))], kind="stable")
+    return whole.subset(np.sort(order[count:])), whole.subset(np.sort(order[:count]))
