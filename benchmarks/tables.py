@@ -33,7 +33,51 @@ def small_scratch(result: dict) -> str:
     )
 
 
-TABLES = {"small_scratch_cifar10": small_scratch}
+def robustness(result: dict) -> str:
+    rows = [(name.replace("_", " "), *errors, round(sum(errors) / 5, 1)) for name, errors in result["errors"].items()]
+    table = markdown(rows, ("error in %", *(f"severity {i}" for i in range(1, 6)), "mean"))
+    return (
+        f"{result['model']}, {result['images']} held-out images, clean error {result['clean_error']} %, mean error over all "
+        f"{result['mean_error']} % (`{result['command']}`, `results/{Path(result['file']).name}`).\n\n{table}"
+    )
+
+
+def corruptions(result: dict) -> str:
+    rows = [
+        (name.replace("_", " "), round(row["images_per_second"]), *row["psnr_db"])
+        for name, row in result["corruptions"].items()
+    ]
+    table = markdown(rows, ("", "images/s and core", *(f"PSNR at {i}" for i in range(1, 6))))
+    return (
+        f"Mean PSNR in dB of {len(result['photos'])} photos at 224 px at each severity, and the speed "
+        f"({result['images_per_second_over_imagenet_c']:.0f} images/s over the 15 of ImageNet-C; {result['device']}; "
+        f"`benchmarks/corruptions.py`, `results/{Path(result['file']).name}`).\n\n{table}"
+    )
+
+
+def overfit(result: dict) -> str:
+    metrics = result["metrics"]
+    shown = ", ".join(
+        f"{title} {metrics[key]:g}"
+        for key, title in (
+            ("box_ap", "box AP"), ("box_ap50", "box AP50"), ("mask_ap", "mask AP"), ("miou", "mIoU"), ("aacc", "pixel accuracy")
+        )
+        if key in metrics
+    )  # fmt: skip
+    return (
+        f"{result['what']}: {shown} after {result['steps']} steps in {result['minutes']:g} minutes on {result['device']} "
+        f"(`benchmarks/overfit.py`, `results/{Path(result['file']).name}`)."
+    )
+
+
+TABLES = {
+    "small_scratch_cifar10": small_scratch,
+    "robustness_digits": robustness,
+    "corruptions": corruptions,
+    "overfit_segmentation": overfit,
+    "overfit_mask_rcnn": overfit,
+    "overfit_cascade_mask_rcnn": overfit,
+}
 
 
 def rendered(page: Path) -> str:
