@@ -85,7 +85,7 @@ def make_recipe(task: str, data: str, length: int | None) -> Recipe:
             data=data,
             total_batch=4,
             device_batch=4,
-            steps=length or 450,
+            steps=length or 420,
             eval_every=10_000,
             model=Segmenter(
                 "upernet_convnext_atto",

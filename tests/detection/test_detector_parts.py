@@ -104,6 +104,7 @@ def test_sides_are_limited_and_centres_are_not():
 def match_slowly(boxes, objects, positive, negative, low_quality):
     """The rules one after the other, for one candidate and one object at a time."""
     iou = box_iou(objects, boxes).tolist()
+    positive, negative, low_quality = (t and np.float32(t) for t in (positive, negative, low_quality))  # as the IoU
     owner = []
     for j in range(len(boxes)):
         column = [row[j] for row in iou]

@@ -6,6 +6,8 @@ not rounded; at one position, neighbours in memory.
 Legend: A anchors at a position, h w height and width of a level.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def base_anchors(stride: int, device: torch.device | None = None) -> Tensor:
     return torch.cat([-half, half], dim=1)
 
 
-def level_anchors(size: tuple[int, int], stride: int, device: torch.device | None = None) -> Tensor:
+def level_anchors(size: Sequence[int], stride: int, device: torch.device | None = None) -> Tensor:
     """(h w A, 4) pixels of the picture, for a level of `size` (h, w); row after row, the A of a position together."""
     y, x = (stride * torch.arange(side, dtype=torch.float32, device=device) for side in size)
     y, x = torch.meshgrid(y, x, indexing="ij")
@@ -28,7 +30,7 @@ def level_anchors(size: tuple[int, int], stride: int, device: torch.device | Non
     return (corners + base_anchors(stride, device)).reshape(-1, 4)
 
 
-def inside(size: tuple[int, int], stride: int, picture: tuple[int, int], device: torch.device | None = None) -> Tensor:
+def inside(size: Sequence[int], stride: int, picture: Sequence[int], device: torch.device | None = None) -> Tensor:
     """(h w A,) bool: anchors of a level at positions that the `picture` (height, width) reaches, not padding alone."""
     y, x = (torch.arange(side, device=device) * stride < valid for side, valid in zip(size, picture, strict=True))
     return (y[:, None] & x).reshape(-1, 1).expand(-1, len(RATIOS)).reshape(-1)

@@ -58,12 +58,12 @@ class RoIHead(nn.Module):
         self.mask_head = nn.ModuleList(mask_heads) if several else mask_heads[0]
 
     @property
-    def box_heads(self) -> Sequence[BoxHead]:
-        return self.bbox_head if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
+    def box_heads(self) -> list[BoxHead]:
+        return [*self.bbox_head] if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
 
     @property
-    def mask_heads(self) -> Sequence[MaskHead]:
-        return self.mask_head if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]
+    def mask_heads(self) -> list[MaskHead]:
+        return [*self.mask_head] if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]
 
     # -- training
 
@@ -153,11 +153,11 @@ class RoIHead(nn.Module):
 
         Logits are averaged over the stages, boxes are the last stage's, mask probabilities are averaged.
         """
-        regions, total = list(proposals), None
+        regions, all_logits, deltas = list(proposals), [], levels[0].new_zeros(0)
         counts = [len(region) for region in regions]
         for k, head in enumerate(self.box_heads):
             logits, deltas = self._boxes(head, levels, regions)
-            total = logits if total is None else total + logits
+            all_logits.append(logits)
             if k + 1 < len(self.stages):
                 regions = [
                     head.refine(region, logit[:, :-1].argmax(dim=1), delta, size)
@@ -165,9 +165,9 @@ class RoIHead(nn.Module):
                         regions, logits.split(counts), deltas.split(counts), sizes, strict=True
                     )
                 ]
-        scores = (total / len(self.stages)).softmax(dim=1)
+        scores = torch.stack(all_logits).mean(dim=0).softmax(dim=1)
         found = [
-            self._select(head, region, score[:, :-1], delta, size)
+            self._select(self.box_heads[-1], region, score[:, :-1], delta, size)
             for region, score, delta, size in zip(
                 regions, scores.split(counts), deltas.split(counts), sizes, strict=True
             )
@@ -175,7 +175,7 @@ class RoIHead(nn.Module):
         if masks:
             x = pool(levels, self.strides, [each["boxes"] for each in found], MASK_POOLED)
             labels = torch.cat([each["labels"] for each in found])
-            mean = sum(head.of_labels(x, labels).sigmoid() for head in self.mask_heads) / len(self.stages)
+            mean = torch.stack([head.of_labels(x, labels).sigmoid() for head in self.mask_heads]).mean(dim=0)
             for each, part in zip(found, mean.split([len(each["labels"]) for each in found]), strict=True):
                 each["masks"] = part
         return found

@@ -9,11 +9,9 @@ Legend: B pictures, H W of the padded batch, K classes, N detections or objects 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from convnext import models
 from convnext.detection import box_head, mask_head
@@ -23,6 +21,7 @@ from convnext.detection.mask_head import paste
 from convnext.detection.rpn import RPNHead
 from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
+from convnext.models.recompute import recompute_blocks
 
 CHANNELS = 256
 
@@ -229,13 +228,6 @@ def check_targets(x: Tensor, targets: Sequence[dict[str, Tensor]]) -> None:
                 )
 
 
-def checkpoint_blocks(backbone: convnext.ConvNeXt) -> None:
-    """From now on, keep only the inputs of the backbone's blocks for the backward pass, and run each block again there."""
-    for stage in backbone.stages:
-        for block in stage:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
 def build(
     name: str,
     *,
@@ -251,7 +243,7 @@ def build(
         name: `mask_rcnn_convnext_{atto..xlarge}` or `cascade_mask_rcnn_convnext_{atto..xlarge}`, see `SIZES`.
         num_classes: COCO's 80 unless said; background is not among them.
         drop_path_rate, layer_scale_init_value: the backbone's, see `ConvNeXt`.
-        checkpoint_backbone: trade time for memory in training, see `checkpoint_blocks`.
+        checkpoint_backbone: trade time for memory in training, see `models.recompute`.
 
     Raises:
         ConvNextError: there is no such model.
@@ -266,7 +258,7 @@ def build(
     }
     backbone = models.build(f"convnext_{size}", num_classes=None, **options)
     if checkpoint_backbone:
-        checkpoint_blocks(backbone)
+        recompute_blocks(backbone)
     model = Detector(backbone, ARCHITECTURES[kind], num_classes=num_classes)
     model.config = {"name": name, "num_classes": num_classes, **options}
     return model

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnext.detection.conv3x3 import conv3x3
+from convnext.ops.conv3x3 import conv3x3
 
 
 class Conv(nn.Module):

@@ -13,8 +13,8 @@ from torchvision.ops import batched_nms
 from convnext.detection import losses
 from convnext.detection.anchors import RATIOS, inside, level_anchors
 from convnext.detection.boxes import decode, encode
-from convnext.detection.conv3x3 import conv3x3
 from convnext.detection.matching import match, sample
+from convnext.ops.conv3x3 import conv3x3
 
 POSITIVE, NEGATIVE, LOW_QUALITY = 0.7, 0.3, 0.3  # IoU
 POSITIVE_SHARE = 0.5

@@ -20,6 +20,7 @@ LABELS = {
     "data_wait": "share of time waiting for data",
 }
 WEIGHTS = tuple(f"{weights}/" for weights in style.VARIANTS)
+DETAILS = ("_small", "_medium", "_large", "ap50", "ap75")  # metrics that are never among the large panels
 NOT_CURVES = {"kind", "step", "epoch"}
 
 
@@ -45,7 +46,9 @@ def draw_curves(run_dir: str | Path) -> Path:
     if not metrics["loss"] and "loss" not in states:
         del metrics["loss"]
     drawn = style.figure(11, 4)
-    large = (list(metrics) or states)[:3]  # the loss and the first two metrics
+    large = ([name for name in metrics if not name.endswith(DETAILS)] or states)[
+        :3
+    ]  # the loss and the first two metrics
     panels = _panels(drawn, large, [name for name in dict.fromkeys([*metrics, *states]) if name not in large])
     for name, axes in panels.items():
         style.panel(axes, LABELS.get(name, name.replace("_", " ")), axis.label)
@@ -124,8 +127,12 @@ def _evaluation(axes: Axes, x: np.ndarray, y: np.ndarray, metric: str, weights: 
 
 
 def _names(records: list[dict]) -> list[str]:
-    """The curves in `records`, in order of appearance."""
-    return list(dict.fromkeys(n for r in records for n, v in r.items() if n not in NOT_CURVES and _is_number(v)))
+    """The curves in `records`, in order of appearance; without those that never have a value, such as AP of no object."""
+    return list(
+        dict.fromkeys(
+            n for r in records for n, v in r.items() if n not in NOT_CURVES and _is_number(v) and math.isfinite(v)
+        )
+    )
 
 
 def _is_number(value) -> bool:

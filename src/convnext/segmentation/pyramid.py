@@ -7,6 +7,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnext.ops.conv3x3 import conv3x3
+
 POOL_SCALES = (1, 2, 3, 6)
 
 
@@ -25,7 +27,7 @@ class ConvNorm(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(batch_norm(self.bn, self.conv(x)), inplace=True)
+        return F.relu(batch_norm(self.bn, conv3x3(self.conv, x)), inplace=True)
 
 
 def batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:

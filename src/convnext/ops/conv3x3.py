@@ -8,6 +8,8 @@ is 4 times larger (7e-6 of the largest value), so predictions use PyTorch's.
 Legend: B batch, C D channels in and out, H W of the map, t u tiles down and across, T = B t u.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ _WEIGHT = [
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-def _both_axes(matrix: list[list[float]], like: Tensor) -> Tensor:
+def _both_axes(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """The transform of a tile whose pixels are in one row: (36, 36), (36, 9) or (16, 36)."""
     one = torch.tensor(matrix, dtype=torch.float64)
     return torch.kron(one, one).to(like)

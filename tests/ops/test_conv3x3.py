@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from convnext.detection.conv3x3 import conv3x3, winograd, worthwhile
+from convnext.ops.conv3x3 import conv3x3, winograd, worthwhile
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1), (2, 13), (9, 6)])

@@ -1,0 +1,173 @@
+"""What can be benchmarked: one configuration as a plain value, and the product of the choices of a command."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from convnext.errors import ConvNextError
+from convnext.robustness.peers import is_peer
+
+MODES = ("inference", "train")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+COMPILES = ("none", "default", "max-autotune", "freezing")
+LAYOUTS = ("nchw", "nhwc")
+BACKENDS = ("auto", "reference")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to run one model.
+
+    `precision` is the type of the weights and the images, unless `autocast`: then these are fp32 and the model runs under
+    autocast. tf32 is fp32 whose products take the tensor cores. `form` is "plain", or "deploy": what `model.deploy()`
+    makes of ours. `backend` is the choice of ours among its own kernels. `graph`: one captured CUDA graph.
+    """
+
+    model: str
+    mode: str = "inference"
+    batch: int = 1
+    image_size: int = 224
+    precision: str = "fp32"
+    autocast: bool = False
+    layout: str = "nchw"
+    compile: str = "none"
+    graph: bool = False
+    form: str = "plain"
+    backend: str = "auto"
+
+    @property
+    def ours(self) -> bool:
+        return library_of(self.model) == "ours"
+
+    @property
+    def group(self) -> tuple:
+        """What is measured in turn and compared: the same work in the same arithmetic."""
+        return self.mode, self.batch, self.image_size, self.precision, self.autocast
+
+    @property
+    def group_label(self) -> str:
+        weights = "fp32 weights, autocast" if self.autocast else "weights"
+        what = {"inference": "inference", "train": "training step"}[self.mode]
+        return f"{what}, batch {self.batch}, {self.image_size} px, {self.precision} {weights}"
+
+    @property
+    def label(self) -> str:
+        """How the model is run, in a few words; the group says the rest."""
+        words = [
+            "deploy" if self.form == "deploy" else "eager" if self.compile == "none" else f"compile {self.compile}"
+        ]
+        words = [word.replace("compile default", "compile") for word in words] + [self.layout.upper()]
+        return ", ".join(words + ["graph"] * self.graph + [f"{self.backend} ops"] * (self.backend != "auto"))
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def library_of(model: str) -> str:
+    """timm, torchvision or transformers where the name begins with it and a colon, else ours."""
+    return model.partition(":")[0] if is_peer(model) else "ours"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to try; None is what suits the device (`resolved`), for peers more than for ours so that the best of them counts."""
+
+    modes: Sequence[str] = ("inference",)
+    batches: Sequence[int] | None = None
+    image_sizes: Sequence[int] = (224,)
+    precisions: Sequence[str] | None = None
+    compiles: Sequence[str] | None = None
+    layouts: Sequence[str] | None = None
+    backends: Sequence[str] = ("auto",)
+    graphs: str = "auto"
+    """on, off, both; auto: both for inference with one image on a GPU, else off."""
+    weights: str = "auto"
+    """cast: of `precision`; autocast: fp32 weights under autocast; auto: autocast in training, cast in inference."""
+    ours: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Our models' compiles and layouts where they differ from the peers'."""
+
+    def resolved(self, device: str) -> "Choices":
+        """With the defaults of a `cpu` or `cuda` device.
+
+        Raises:
+            ConvNextError: a choice that there is not, or not on this device.
+        """
+        known = {
+            "modes": MODES,
+            "precisions": PRECISIONS,
+            "compiles": COMPILES,
+            "layouts": LAYOUTS,
+            "backends": BACKENDS,
+        }
+        for name, words in known.items():
+            for word in getattr(self, name) or ():
+                if word not in words:
+                    raise ConvNextError(f"{word!r} is none of the {name}: {', '.join(words)}.")
+        for name in ("batches", "image_sizes"):
+            for number in getattr(self, name) or ():
+                if number < 1:
+                    raise ConvNextError(f"{number} is among the {name}; they are 1 or more.")
+        gpu = device == "cuda"
+        if not gpu and "tf32" in (self.precisions or ()):
+            raise ConvNextError("tf32 is an arithmetic of GPUs; on a CPU take fp32 or bf16.")
+        if not gpu and self.graphs in ("on", "both"):
+            raise ConvNextError("CUDA graphs need a GPU; leave --graphs out, or give --device cuda.")
+        ours = {"compiles": ("none",), "layouts": ("nhwc",)}
+        return replace(
+            self,
+            batches=self.batches or ((256,) if gpu else (1,)),
+            precisions=self.precisions or (("bf16",) if gpu else ("fp32",)),
+            compiles=self.compiles or (("none", "default", "max-autotune") if gpu else ("none",)),
+            layouts=self.layouts or LAYOUTS,
+            ours={name: self.ours.get(name) or getattr(self, name) or default for name, default in ours.items()},
+        )
+
+
+def expand(
+    models: Iterable[str], choices: Choices, device: str, deployable: Callable[[str], bool] = lambda name: False
+) -> list[Config]:
+    """Every sensible configuration of these models, ours and peers, group by group and without repetition.
+
+    Args:
+        device: "cpu" or "cuda".
+        deployable: whether a model of ours has the form `deploy`.
+    """
+    chosen = choices.resolved(device)
+    models = list(dict.fromkeys(models))
+    forms = {
+        name: ("plain", "deploy") if library_of(name) == "ours" and deployable(name) else ("plain",) for name in models
+    }
+    found = [
+        config
+        for mode, size, batch, precision in product(
+            chosen.modes, chosen.image_sizes, chosen.batches or (), chosen.precisions or ()
+        )
+        for name in models
+        for config in _of_model(name, forms[name], mode, size, batch, precision, chosen, device)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str, chosen: Choices, device: str):
+    low = precision in ("fp16", "bf16")
+    autocast = low and (chosen.weights == "autocast" or (chosen.weights == "auto" and mode == "train"))
+    ours = library_of(name) == "ours"
+    compiles = chosen.ours["compiles"] if ours else chosen.compiles
+    layouts = chosen.ours["layouts"] if ours else chosen.layouts
+    graphs = {"on": (True,), "off": (False,), "both": (False, True)}.get(chosen.graphs)
+    if graphs is None:
+        graphs = (False, True) if device == "cuda" and batch == 1 else (False,)
+    ways: Iterable[Any] = product(forms, compiles or (), layouts or (), chosen.backends, graphs)
+    for form, how, layout, backend, graph in ways:
+        skipped = (
+            (mode == "train" and (form == "deploy" or how == "freezing"))
+            or (form == "deploy" and (how != "none" or autocast or precision == "fp16" or backend != "auto"))
+            or (not ours and backend != chosen.backends[0])  # it has none
+        )
+        # training is not captured, and max-autotune captures by itself
+        graph = graph and mode == "inference" and how != "max-autotune"
+        if not skipped:
+            yield Config(
+                name, mode, batch, size, precision, autocast, layout, how, graph, form, backend if ours else "auto"
+            )

@@ -1,0 +1,218 @@
+"""`convnext benchmark MODEL.. --peers timm:convnext_tiny ..`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.errors import ConvNextError
+
+DESCRIPTION = """Speed and peak memory of models, beside those of other libraries, measured in turn in one run.
+
+    convnext benchmark convnext_tiny --peers timm:convnext_tiny torchvision:convnext_tiny
+    convnext benchmark convnext_tiny convnext_small --peers timm:swin_tiny_patch4_window7_224 --batch 1 8
+    convnext benchmark convnext_tiny --peers timm:convnext_tiny --mode both --device cuda --out results/h200.json
+    convnext benchmark convnext_atto --image-size 64 --compile none default --figure atto.png
+    convnext benchmark --table 12                    ConvNeXt and Swin side by side, with the paper's numbers
+    convnext benchmark convnext_isotropic_small --table 2
+
+MODEL is one of ours (`convnext info models`), a run's folder or a checkpoint; a peer is timm:NAME, torchvision:NAME or
+transformers:ID. Only the architecture counts: weights and images are random. Training is the forward pass, the backward pass
+and a step of fused AdamW.
+
+What is not given suits the device. On a CPU: one image, fp32, eager, peers in both memory layouts. On a GPU: 256 images, bf16,
+peers in both layouts, eager, compiled, and compiled with max-autotune, so that the best of them counts. bf16 and fp16 are the
+type of the weights in inference, and autocast over fp32 weights in training.
+
+Each round visits every configuration; speeds are medians over the rounds, and the ratio is to the best configuration of the
+peers of the same architecture (of all peers where none is). Building, compiling and warming up are in no number. With --out
+a stopped command can simply be repeated: what is finished is kept, until versions or code change. Use an idle machine."""
+
+COLUMNS = (
+    "model",
+    "how",
+    "img/s",
+    "p20 .. p80",
+    "ms",
+    "ratio",
+    "peak MB",
+    "TFLOP/s",
+    "of matmul",
+    "of copy",
+    "warm-up s",
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    model: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Models to benchmark; with --table those of its models that are wanted."""
+    peers: tuple[str, ...] = ()
+    """Models of other libraries to compare with."""
+    mode: Literal["inference", "train", "both"] = "inference"
+    batch: tuple[int, ...] = ()
+    """Images per step."""
+    image_size: tuple[int, ...] = (224,)
+    compile: tuple[Literal["none", "default", "max-autotune", "freezing"], ...] = ()
+    """torch.compile, for ours and for the peers; freezing folds the weights in (for inference on a CPU)."""
+    layout: tuple[Literal["nchw", "nhwc"], ...] = ()
+    """Of the images, and of the peers' weights."""
+    precision: tuple[Literal["fp32", "tf32", "fp16", "bf16"], ...] = ()
+    weights: Literal["auto", "cast", "autocast"] = "auto"
+    """For fp16 and bf16: weights of that type, or fp32 weights under autocast."""
+    backend: tuple[Literal["auto", "reference"], ...] = ("auto",)
+    """Of our operations: the fastest, or plain PyTorch."""
+    graphs: Literal["auto", "on", "off", "both"] = "auto"
+    """CUDA graphs in inference; auto: with and without for one image."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    rounds: int = 10
+    seconds: float = 0.5
+    """Of measuring each configuration in each round."""
+    memory: bool = True
+    """Measure peak memory; on a CPU it takes a process of its own for each configuration."""
+    table: Literal[1, 2, 12] | None = None
+    """Measure what this table of the paper compares, and print its numbers beside."""
+    out: Path | None = None
+    """JSON file to add the rows to."""
+    figure: Path | None = None
+    """PNG to draw."""
+    fresh: bool = False
+    """Measure again what --out has already."""
+
+
+def run(argv: list[str]) -> int:
+    arguments = parse(Arguments, argv, "benchmark", DESCRIPTION)
+    if not arguments.model and arguments.table is None:
+        raise ConvNextError(
+            "Name one or more models first, such as convnext_tiny, or a table of the paper: --table 12."
+        )
+    if arguments.rounds < 1 or arguments.seconds <= 0:
+        raise ConvNextError(f"--rounds {arguments.rounds} --seconds {arguments.seconds:g}: both must be above 0.")
+    from convnext.benchmark.rows import Results, environment
+
+    device = _device(arguments.device)
+    configs = _configs(arguments, device.type)
+    results = Results.open(arguments.out, environment(device), " ".join(["convnext", "benchmark", *argv]))
+    kept = 0 if arguments.fresh else sum(results.finished(config, arguments.rounds) for config in configs)
+    out = stdout()
+    out.print(
+        f"{results.facts['device']}, torch {results.facts['versions']['torch']}, {len(configs)} configurations", end=""
+    )
+    out.print(f", {kept} of them kept from {arguments.out}" if kept else "")
+    try:
+        _measure(arguments, configs, device, results)
+    finally:  # also after Ctrl-C: what is there
+        rows = [row for config in configs if (row := results.find(config)) is not None]
+        _print(rows, arguments, out)
+    written = [str(arguments.out)] if arguments.out else []
+    if arguments.figure:
+        from convnext.report.benchmark import draw_benchmark
+
+        written.append(str(draw_benchmark(rows, arguments.figure)))
+    if written:
+        out.print(f"Written: {', '.join(written)}")
+    return 1 if rows and all(row["error"] for row in rows) else 0
+
+
+def _device(name: str):
+    import torch
+
+    from convnext.train.distributed import choose_device
+
+    return choose_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _configs(arguments: Arguments, device: str):
+    """The configurations to measure, after a look at every name."""
+    from convnext.benchmark import configs, networks, tables
+
+    choices = configs.Choices(
+        modes=("inference", "train") if arguments.mode == "both" else (arguments.mode,),
+        batches=arguments.batch or None,
+        image_sizes=arguments.image_size,
+        precisions=arguments.precision or None,
+        compiles=arguments.compile or None,
+        layouts=arguments.layout or None,
+        backends=arguments.backend,
+        graphs=arguments.graphs,
+        weights=arguments.weights,
+    )
+    if arguments.table is not None:
+        if arguments.peers or arguments.image_size != (224,):
+            raise ConvNextError("--table has its own peers and image sizes; leave --peers and --image-size out.")
+        return tables.configs(arguments.table, choices, device, networks.deployable, arguments.model)
+    names = [*arguments.model, *arguments.peers]
+    for name in names:
+        networks.check(name)
+    return configs.expand(names, choices, device, networks.deployable)
+
+
+def _measure(arguments: Arguments, configs: Sequence, device, results) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from convnext.benchmark.run import benchmark
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = stderr()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("")
+
+        def show(what: str, done: float, total: float) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        how = (arguments.rounds, arguments.seconds, arguments.memory)
+        benchmark(configs, device, results, *how, show=show, fresh=arguments.fresh)
+
+
+def _print(rows: list[dict], arguments: Arguments, out) -> None:
+    """A table for each group, fastest first; the paper's table if asked for; what failed."""
+    from convnext.benchmark.configs import Config
+    from convnext.benchmark.tables import beside
+
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        if "images_per_second" in row:
+            groups.setdefault(Config(**row["config"]).group_label, []).append(row)
+    for label, members in groups.items():
+        members.sort(key=lambda row: -row["images_per_second"]["p50"])
+        print_table(out, table(COLUMNS, [_cells(row) for row in members], label[:1].upper() + label[1:], left=2))
+        out.print()
+    if arguments.table is not None:
+        title, columns, cells = beside(arguments.table, rows, arguments.model)
+        print_table(out, table(columns, cells, title, left=2))
+        out.print()
+    for row in rows:
+        config = Config(**row["config"])
+        if row["error"]:
+            out.print(f"[red]{config.model}, {config.label} ({config.group_label}): {row['error']}[/]", markup=True)
+        elif row["rounds"] < arguments.rounds:
+            out.print(f"[yellow]{config.model}, {config.label}: {row['rounds']} of {arguments.rounds} rounds.[/]")
+    if any(row.get("ratio_same_run") is False for row in rows):
+        out.print("[yellow]Some ratios compare rows of two runs; --fresh measures all of them in turn.[/]")
+
+
+def _cells(row: dict) -> tuple:
+    from convnext.benchmark.configs import Config
+
+    speed, config = row["images_per_second"], Config(**row["config"])
+    first = row.get("compile_seconds", row.get("first_step_seconds", 0))
+    return (
+        config.model,
+        config.label + (" (alone)" if row.get("alone") else ""),
+        _number(speed["p50"]),
+        f"{_number(speed['p20'])} .. {_number(speed['p80'])}",
+        f"{row['milliseconds']['p50']:.2f}",
+        f"{row['ratio']:.2f}" if "ratio" in row else "",
+        f"{row['peak_memory_mb']:,.0f}" if "peak_memory_mb" in row else "",
+        f"{row['tflops']:.3g}" if "tflops" in row else "",
+        f"{100 * row['share_of_matmul']:.0f} %" if "share_of_matmul" in row else "",
+        f"{100 * row['share_of_copy']:.0f} %" if "share_of_copy" in row else "",
+        f"{row['build_seconds'] + first + row['warmup_seconds']:.1f}",
+    )
+
+
+def _number(images_per_second: float) -> str:
+    return f"{images_per_second:,.0f}" if images_per_second >= 1000 else f"{images_per_second:.1f}"
