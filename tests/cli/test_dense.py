@@ -189,7 +189,6 @@ def test_checking_data(shapes, labelled, tmp_path, capsys):
             "mask_rcnn_convnext_tiny",
         ),
         (["train", *DETECTION, "--data", "{shapes}", "--augment.short-sides", "0"], "short-sides"),
-        (["evaluate", "{segmenter}", "--data", "{labelled}"], "5 classes"),
         (["evaluate", "{detector}", "--data", "{labelled}"], "annotations"),
         (["evaluate"], "Name a model"),
         (["predict", "{detector}", "{shapes}/nothing/*.jpg"], "nothing there"),

@@ -1,7 +1,7 @@
 """One configuration made ready to run: `step()` does one forward pass, or one training step, on images never seen in a row."""
 
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import count, cycle
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convnext.benchmark import networks
 from convnext.benchmark.configs import Config
+from convnext.ops.backend import backend
 from convnext.train.step import autocast
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -38,18 +39,12 @@ def arithmetic(config: Config, device: torch.device):
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = device.type == "cuda"
     try:
-        with _backend(config):
+        with backend(config.backend):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = conv
         torch.backends.cudnn.benchmark = search
-
-
-def _backend(config: Config):
-    from convnext.ops.backend import backend
-
-    return backend(config.backend) if config.backend != "auto" else nullcontext()
 
 
 def prepare(config: Config, device: torch.device, rotated: bool = True) -> Callable[[], object]:
