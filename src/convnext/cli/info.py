@@ -97,7 +97,7 @@ def models(argv: list[str]) -> int:
     pattern = argv[0] if argv else "convnext_*"
     chosen = [name for name in names() if fnmatch(name, pattern)]
     if not chosen:
-        raise ConvNextError(f"No model matches {pattern!r}.{nearest(pattern, names())}")
+        return dense_models(pattern)
     rows = []
     for name in chosen:
         at224, at384 = count_named(name), count_named(name, 384)
@@ -123,6 +123,33 @@ def models(argv: list[str]) -> int:
     stdout().print(
         "Counted on the live models for 1,000 classes; beside each, what the paper prints (Tables 1 and 2)"
         + ("; * differs by more than rounding." if marked else ", equal after rounding.")
+    )
+    return 0
+
+
+def dense_models(pattern: str) -> int:
+    """Detectors at 1280x800 (Table 3) and segmenters at 2048x512 and 2560x640 (Table 4)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from convnext.factory import builder, list_models, task_of_name
+
+    rows = []
+    for name in list_models(pattern):
+        task = task_of_name(name)
+        for height, width in ((800, 1280),) if task == "detection" else ((512, 2048), (640, 2560)):
+            with torch.device("meta"), FlopCounterMode(display=False) as counter:
+                model = builder(task)(name).eval()
+                x = torch.empty(1, 3, height, width)
+                model.macs_forward(x) if task == "detection" else model(x)
+            params = sum(p.numel() for p in model.parameters())
+            rows.append((name, f"{width}x{height}", f"{params:,}", f"{counter.get_total_flops() / 2e9:.2f}"))
+    if not rows:
+        raise ConvNextError(f"No model matches {pattern!r}.{nearest(pattern, list_models())}")
+    print_table(stdout(), table(("model", "pixels", "params", "GMACs"), rows))
+    stdout().print(
+        "Convolutions and linear layers, as the paper counts: a detector with 1000 boxes and 100 masks (Table 3), a segmenter "
+        "without its auxiliary head, which is in the parameters (Table 4)."
     )
     return 0
 
