@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convnext.data.loader import Batch, Samples, TrainSamples, collate, default_workers, train_loader
 from convnext.data.sampler import TrainBatches
@@ -72,6 +72,10 @@ class DataTask(ABC):
     @abstractmethod
     def train_transform(self) -> Callable:
         """(image, target) -> (tensor, target), drawing from the global generators."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Named losses whose sum is trained on; a dense model computes its own from the targets."""
+        return model(batch.images, batch.targets)
 
     def batches(self, start: int) -> Iterator[Batch]:
         plan, world = self.plan, self.world

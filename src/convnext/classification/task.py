@@ -15,6 +15,7 @@ from convnext.data.open import fingerprint, open_dataset
 from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.errors import ConvNextError
 from convnext.models import build, options
+from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Classification
 from convnext.seeding import seed_all
@@ -53,6 +54,7 @@ class ClassificationTask(DataTask):
         self.classes = list(train.classes)
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
+        recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def _build(self) -> nn.Module:
         recipe = self.recipe

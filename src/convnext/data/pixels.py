@@ -4,7 +4,7 @@ The reference resizes with OpenCV's bilinear filter, without antialiasing, in ui
 COCO and ADE20K checkpoints were trained and measured so (Section A.3).
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
+from convnext.data.stored import Stored
 from convnext.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from convnext.errors import ConvNextError
 
 
 @dataclass(frozen=True)
-class DensePreprocess:
+class DensePreprocess(Stored):
     """What a picture goes through before a detector or segmenter at test time; saved inside every checkpoint.
 
     Attributes:
@@ -32,18 +32,6 @@ class DensePreprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     crop: int | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "DensePreprocess":
-        """The inverse of `to_dict`, for values read from a checkpoint; unknown keys are an error."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConvNextError(
-                f"The checkpoint's preprocessing has unknown fields {sorted(unknown)}; it is from a newer version."
-            )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-    to_dict = asdict
 
     def __call__(self, image: Image) -> Tensor:
         """RGB picture -> (3, H, W) float, scaled and normalised, not padded."""

@@ -4,13 +4,14 @@ Training follows the paper's recipe (Table 5) through timm's parts: torchvision'
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from convnext.data.stored import Stored
 from convnext.errors import ConvNextError
 from convnext.recipes.schema import Augment
 
@@ -20,7 +21,7 @@ SMALL = 32  # inputs up to this side are padded and cropped, not resized and cro
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Stored):
     """What a picture goes through before a model at evaluation; saved inside every checkpoint.
 
     Attributes:
@@ -41,18 +42,6 @@ class Preprocess:
     def for_size(cls, size: int) -> "Preprocess":
         """The paper's evaluation at this size: crop ratio 0.875 below 384 px, 1.0 from there, and 1.0 for small inputs."""
         return cls(size=size, crop_ratio=0.875 if SMALL < size < 384 else 1.0)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Preprocess":
-        """The inverse of `asdict`, for values read from a checkpoint; unknown keys are an error."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConvNextError(
-                f"The checkpoint's preprocessing has unknown fields {sorted(unknown)}; it is from a newer version."
-            )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-    to_dict = asdict
 
 
 def eval_transform(pre: Preprocess) -> Callable[[Image], Tensor]:

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from convnext.data.coco import CocoImages, open_coco
 from convnext.data.detection_transforms import TrainTransform
-from convnext.data.loader import Batch, collate_padded
+from convnext.data.loader import collate_padded
 from convnext.data.pixels import DensePreprocess
 from convnext.detection.detector import build
 from convnext.detection.evaluate import evaluate
 from convnext.errors import ConvNextError
+from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Detection
 from convnext.task import DataTask, build_dense, on_device
@@ -56,13 +57,11 @@ class DetectionTask(DataTask):
         model = build_dense(build, recipe.model, len(self.classes), recipe.seed, say)
         model.rpn_samples, model.roi_samples = recipe.rpn_samples, recipe.roi_samples
         self.model = on_device(model, world)
+        recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def train_transform(self) -> TrainTransform:
         a = self.recipe.augment
         return TrainTransform(short_sides=a.short_sides, long=a.long, hflip=a.hflip, crop=a.random_crop)
-
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return model(batch.images, batch.targets)
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

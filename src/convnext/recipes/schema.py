@@ -213,6 +213,9 @@ class Runtime:
     """Newest checkpoints kept."""
     eval_batch: int | None = None
     """Images per evaluation batch and device; None: twice device_batch."""
+    recompute_stages: tuple[int, ...] = ()
+    """Stages (0 to 3) whose hidden layers the fused operations of a GPU make again in the backward pass rather than keep:
+    less memory for one matrix product more."""
 
 
 @dataclass(frozen=True)
@@ -268,22 +271,28 @@ class Classification(Recipe):
 
 
 @dataclass(frozen=True)
-class Detection(Recipe):
+class Dense(Recipe):
+    """What detection and segmentation have in common."""
+
+    total_batch: int = 16
+    """Images per optimizer step over all devices: device_batch x devices x accumulation."""
+    device_batch: int = 2
+    """Images per forward pass and device; accumulation follows from it."""
+    ema: Ema = field(default_factory=lambda: Ema(decay=None))
+
+
+@dataclass(frozen=True)
+class Detection(Dense):
     """Images with boxes and masks."""
 
     task: ClassVar[str] = "detection"
 
     data: str = ""
     """Folder in COCO's layout: `annotations/*.json` and the images; or one JSON file beside the images of each part."""
-    total_batch: int = 16
-    """Images per optimizer step over all devices: device_batch x devices x accumulation."""
-    device_batch: int = 2
-    """Images per forward pass and device; accumulation follows from it."""
     epochs: int = 36
     """Passes over the training images; a remainder smaller than a batch is left out of each."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
-    ema: Ema = field(default_factory=lambda: Ema(decay=None))
     model: DenseModel = field(default_factory=DenseModel)
     augment: DetectionAugment = field(default_factory=DetectionAugment)
     optim: StepOptim = field(default_factory=StepOptim)
@@ -298,7 +307,7 @@ class Detection(Recipe):
 
 
 @dataclass(frozen=True)
-class Segmentation(Recipe):
+class Segmentation(Dense):
     """Images with a label for each pixel."""
 
     task: ClassVar[str] = "segmentation"
@@ -306,15 +315,10 @@ class Segmentation(Recipe):
 
     data: str = ""
     """Folder in ADE20K's layout, or one with `images` and `masks` (label PNGs of the same names) and a `classes.txt`."""
-    total_batch: int = 16
-    """Images per optimizer step over all devices: device_batch x devices x accumulation."""
-    device_batch: int = 2
-    """Images per forward pass and device; accumulation follows from it."""
     steps: int = 160_000
     """Optimizer steps."""
     eval_every: int = 16_000
     """Optimizer steps between two evaluations; the end is always evaluated."""
-    ema: Ema = field(default_factory=lambda: Ema(decay=None))
     model: Segmenter = field(default_factory=Segmenter)
     augment: SegmentationAugment = field(default_factory=SegmentationAugment)
     optim: PolyOptim = field(default_factory=PolyOptim)

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from convnext.data.ade20k import MaskImages, open_masks
-from convnext.data.loader import Batch
 from convnext.data.pixels import DensePreprocess
 from convnext.data.segmentation_transforms import TrainTransform
 from convnext.errors import ConvNextError
+from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Segmentation
 from convnext.segmentation.miou import evaluate
@@ -48,13 +48,11 @@ class SegmentationTask(DataTask):
         self.preprocess = DensePreprocess(augment.short, augment.long, crop=augment.crop)
         self.classes = list(train.classes)
         self.model = on_device(build_dense(build, recipe.model, len(self.classes), recipe.seed, say), world)
+        recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def train_transform(self) -> TrainTransform:
         a = self.recipe.augment
         return TrainTransform(a.short, a.long, a.scale, a.crop, a.max_share, a.hflip, a.photometric)
-
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return model(batch.images, batch.targets)
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

@@ -15,7 +15,7 @@ from convnext import __version__
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
 from convnext.recipes.diff import difference
-from convnext.recipes.schema import Recipe
+from convnext.recipes.schema import Classification, Detection, Recipe, Segmentation
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY, LOCK = "config.json", "environment.json", "metrics.jsonl", "summary.json", ".lock"
 RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
@@ -86,7 +86,7 @@ def read_config(folder: Path) -> tuple[str, Recipe]:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         name, task = values.pop("name"), values.pop("task")
-        kinds = {kind.task: kind for kind in Recipe.__subclasses__()}
+        kinds = {kind.task: kind for kind in (Classification, Detection, Segmentation)}
         if task not in kinds:
             raise ValueError(f"its task {task!r} is none of {', '.join(kinds)}")
         return name, TypeAdapter(kinds[task]).validate_python(values)
