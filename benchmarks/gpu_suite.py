@@ -10,11 +10,13 @@ The rows of models are those of `convnext benchmark --out`.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import cycle
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -30,11 +32,15 @@ MINUTES = {
     "depthwise": 0.7,
     "inference:tiny": 1.5,
     "train:tiny": 2.0,
+    "recompute:tiny": 1.0,
     "inference:base": 2.0,
     "train:base": 2.5,
+    "recompute:base": 1.0,
     "autotune:tiny": 3.0,
     "swin:tiny": 1.5,
     "batch1:tiny": 1.5,
+    "batch1:base": 1.5,
+    "patchify": 0.7,
     "inference:small": 2.0,
     "inference:large": 2.0,
     "train:small": 2.5,
@@ -43,9 +49,15 @@ MINUTES = {
     "swin:base": 1.5,
     "swin:large": 1.5,
     "autotune:base": 4.0,
+    "autotune:small": 4.0,
+    "autotune:large": 5.0,
     "autotune-train:tiny": 5.0,
+    "autotune-train:base": 6.0,
 }
-"""Steps in order of importance, and the minutes without which none is begun."""
+"""Steps in order of importance, and the minutes without which none is begun.
+
+inference, batch1 (with and without a CUDA graph) and train: ours (plain, and `deploy` in inference) and timm's, eager and
+compiled; autotune: timm's with max-autotune; recompute: our training step with hidden layers made again; swin: Swins."""
 DEVICE = "cuda"
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of ConvNeXt-T at 224 px
 BATCH = 256
@@ -100,6 +112,8 @@ def run_step(step: str, out: Path, deadline: float) -> None:
         run_tests(out / "tests.json")
     elif kind == "depthwise":
         measure_depthwise(out / "depthwise.json")
+    elif kind == "patchify":
+        measure_patchify(out / "patchify.json")
     else:
         measure_models(kind, size, out, deadline)
 
@@ -137,15 +151,17 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     from convnext.benchmark.configs import Choices, expand
     from convnext.benchmark.rows import Results, environment
     from convnext.benchmark.run import benchmark
+    from convnext.models.convnext import Block
 
-    training = kind in ("train", "autotune-train")
+    Block.recompute_hidden = kind == "recompute"  # of this process, which has this step only
+    training = kind in ("train", "recompute", "autotune-train")
     choices = Choices(
         modes=("train",) if training else ("inference",),
         batches=(1,) if kind == "batch1" else (BATCH,),
         compiles=("max-autotune",) if kind.startswith("autotune") else ("none", "default"),
-        ours={"compiles": ("none",)},
+        ours={"compiles": ("none", "default") if kind == "train" else ("none",)},
     )
-    names = [SIZES[size], f"timm:{SWINS[size] if kind == 'swin' else SIZES[size]}"]
+    names = [SIZES[size], f"timm:{SWINS[size] if kind == 'swin' else SIZES[size]}"][: 1 if kind == "recompute" else 2]
     device = torch.device(DEVICE)
     configs = expand(names, choices, device.type, networks.deployable)
     path = out / f"{kind}_{size}.json"
@@ -163,11 +179,12 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
 
 
 def measure_depthwise(path: Path) -> None:
-    """Our depthwise convolution against cuDNN's, channels-last bf16: forward, with LayerNorm, and forward with backward."""
+    """Our depthwise convolution against cuDNN's, channels-last bf16: forward and backward, alone and with LayerNorm."""
     import torch
     import torch.nn.functional as F
 
     from convnext.benchmark.ceilings import copy_bandwidth
+    from convnext.ops._triton import depthwise
     from convnext.ops.backend import backend
     from convnext.ops.depthwise_norm import depthwise_norm
 
@@ -178,57 +195,110 @@ def measure_depthwise(path: Path) -> None:
     for side, channels in STAGES:
         shape = (BATCH, side, side, channels)
         element = dtype.itemsize * BATCH * side * side * channels
-        number = max(2, -(-2 * 2**28 // element))  # several, so that the cache does not hold them
-        xs = [torch.randn(shape, device=device, dtype=dtype).requires_grad_() for _ in range(number)]
-        grads = [torch.randn(shape, device=device, dtype=dtype) for _ in range(2)]
+        xs, grads = rotated(shape), rotated(shape)[:2]
         weight = torch.randn(channels, 1, 7, 7, device=device, dtype=dtype).requires_grad_()
         vectors = [torch.randn(channels, device=device, dtype=dtype).requires_grad_() for _ in range(3)]
-        bias, g, b = vectors
+        turn = cycle(grads)
 
-        def cudnn(x, norm=True, weight=weight, bias=bias, g=g, b=b, channels=channels):
+        def cudnn(x, norm=True, weight=weight, vectors=vectors, channels=channels):
+            bias, g, b = vectors
             y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=3, groups=channels).permute(0, 2, 3, 1)
             return F.layer_norm(y, (channels,), g, b, 1e-6) if norm else y
 
-        def ours(x, weight=weight, bias=bias, g=g, b=b):
-            with backend("triton"):
-                return depthwise_norm(x, weight, bias, g, b)
+        def cudnn_backward(x, weight=weight, turn=turn, channels=channels):
+            dy, x = (t.permute(0, 3, 1, 2) for t in (next(turn), x))
+            how = [1, 1], [3, 3], [1, 1], False, [0, 0], channels, [True, True, True]
+            return torch.ops.aten.convolution_backward(dy, x, weight, [channels], *how)
 
-        leaves = (weight, *vectors)
+        def ours(x, weight=weight, vectors=vectors):
+            with backend("triton"):
+                return depthwise_norm(x, weight, *vectors)
+
+        def ours_backward(x, weight=weight, turn=turn):
+            dy = next(turn)
+            return depthwise.input_gradient(dy, weight), depthwise.weight_gradient(x, dy)
+
         cases = {
-            # bytes that must move: forward x, z; both directions x, z, and dz, x, the normalised values, dx
+            # tensors that must move: x, z; dz, x, dx; with LayerNorm in both directions x, z and dz, x, the normalised, dx
             "cudnn conv, forward": (lambda x, f=cudnn: f(x, norm=False), False, 2),
+            "ours conv, forward": (lambda x, w=weight: depthwise.input_gradient(x, w), False, 2),  # the same, turned
+            "cudnn conv, backward": (cudnn_backward, False, 3),
+            "ours conv, backward": (ours_backward, False, 3),
             "cudnn conv + LayerNorm, forward": (cudnn, False, 2),
             "ours conv + LayerNorm, forward": (ours, False, 2),
             "cudnn conv + LayerNorm, forward and backward": (cudnn, True, 7),
             "ours conv + LayerNorm, forward and backward": (ours, True, 7),
         }
-        for name, seconds in time_in_turn(cases, xs, grads, leaves).items():
-            row = {"shape": shape, "what": name, "dtype": "bf16"}
-            if isinstance(seconds, str):
-                row["error"] = seconds
-            else:
-                moved = cases[name][2] * element
-                row |= {"microseconds": {p: round(1e6 * s, 2) for p, s in seconds.items()}}
-                row |= {
-                    "gb_per_second": round(moved / seconds["p50"] / 1e9, 1),
-                    "share_of_copy": moved / seconds["p50"] / roof,
-                }
-                row["share_of_copy"] = round(row["share_of_copy"], 4)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-        for direction in ("forward", "forward and backward"):
-            p50 = {r["what"]: r["microseconds"]["p50"] for r in rows if r["shape"] == shape and "microseconds" in r}
-            sides = [f"{who} conv + LayerNorm, {direction}" for who in ("cudnn", "ours")]
-            if all(name in p50 for name in sides):
-                rows.append(
-                    {
-                        "shape": shape,
-                        "what": f"cudnn / ours, {direction}",
-                        "ratio": round(p50[sides[0]] / p50[sides[1]], 3),
-                    }
-                )
-                print(json.dumps(rows[-1]), flush=True)
+        found = time_in_turn(cases, xs, grads, (weight, *vectors))
+        rows += rows_of(found, shape, {name: moved * element for name, (*_, moved) in cases.items()}, roof)
         write(path, facts() | {"copy_gb_per_second": round(roof / 1e9, 1), "rows": rows})
+
+
+def measure_patchify(path: Path) -> None:
+    """The stem and the downsampling layers of a Tiny: cuDNN's convolution against a product over gathered patches, bf16."""
+    import torch
+    from torch import nn
+
+    from convnext.models.convnext import channels_last
+    from convnext.ops.backend import backend
+    from convnext.ops.patchify import patchify
+
+    torch.backends.cudnn.benchmark = True
+    rows = []
+    for (side, before), after, kernel in (((224, 3), 96, 4), *((stage, 2 * stage[1], 2) for stage in STAGES[:3])):
+        conv = nn.Conv2d(before, after, kernel, stride=kernel, device=DEVICE, dtype=torch.bfloat16)
+        shape, stem = (BATCH, side, side, before), before == 3
+        if stem:  # an image has no gradient, and lies in memory channel by channel
+            xs = [x.detach().permute(0, 2, 3, 1) for x in rotated((BATCH, before, side, side))]
+        else:
+            xs = rotated(shape)
+
+        def cudnn(x, conv=conv):
+            with backend("reference"):
+                return channels_last(conv, x)
+
+        def ours(x, conv=conv):
+            return patchify(x, conv.weight, conv.bias)
+
+        grads = rotated((BATCH, side // kernel, side // kernel, after))[:2]
+        cases = {
+            f"{who} {'stem' if stem else 'downsampling'}, {direction}": (f, direction != "forward", 0)
+            for direction in ("forward", "forward and backward")
+            for who, f in (("cudnn", cudnn), ("ours", ours))
+        }
+        rows += rows_of(time_in_turn(cases, xs, grads, tuple(conv.parameters())), shape)
+        write(path, facts() | {"rows": rows})
+
+
+def rotated(shape: tuple[int, ...]) -> list:
+    """Random bf16 tensors, as many as no cache holds, and two at least."""
+    import torch
+
+    number = max(2, -(-(2**28) // math.prod(shape)))
+    return [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16).requires_grad_() for _ in range(number)]
+
+
+def rows_of(found: dict, shape: tuple[int, ...], moved: dict | None = None, roof: float = 1.0) -> list[dict]:
+    """A row for each time or error, with the share of the copy bandwidth at which `moved` bytes went, and cudnn / ours."""
+    rows: list[dict] = []
+    for name, seconds in found.items():
+        row = {"shape": shape, "what": name, "dtype": "bf16"}
+        if isinstance(seconds, str):
+            rows.append(row | {"error": seconds})
+            continue
+        row["microseconds"] = {p: round(1e6 * s, 2) for p, s in seconds.items()}
+        if moved:
+            speed = moved[name] / seconds["p50"]
+            row |= {"gb_per_second": round(speed / 1e9, 1), "share_of_copy": round(speed / roof, 4)}
+        rows.append(row)
+    for name, seconds in found.items():
+        ours = found.get(name.replace("cudnn", "ours"))
+        if name.startswith("cudnn") and not isinstance(seconds, str) and not isinstance(ours, str | None):
+            what = name.replace("cudnn", "cudnn / ours")
+            rows.append({"shape": shape, "what": what, "ratio": round(seconds["p50"] / ours["p50"], 3)})
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    return rows
 
 
 def time_in_turn(cases: dict, xs: list, grads: list, leaves: tuple, rounds: int = 15, repeats: int = 10) -> dict:
@@ -240,7 +310,7 @@ def time_in_turn(cases: dict, xs: list, grads: list, leaves: tuple, rounds: int 
     def call(f, backward: bool, i: int) -> None:
         x = xs[i % len(xs)]
         if backward:
-            torch.autograd.grad(f(x), (x, *leaves), grads[i % len(grads)])
+            torch.autograd.grad(f(x), (x, *leaves) if x.requires_grad else leaves, grads[i % len(grads)])
         else:
             with torch.inference_mode():
                 f(x)

@@ -136,7 +136,7 @@ def case_small_gamma_in_fp16():
     """LayerScale's initial 1e-6, whose products with weights fp16 does not hold; the scaled loss of a GradScaler."""
     found = errors((2, 3, 3, 40), torch.float16, True, True, False, shrink=2.0**-20, loss_scale=2.0**12)
     del found["gamma"]  # 2^20 times as large as the others, beyond fp16, in which this test has its parameters
-    assert max(found.values()) <= TOLERANCE[torch.float16], found
+    assert all(e <= TOLERANCE[torch.float16] for e in found.values()), found
 
 
 def case_operator():
@@ -257,7 +257,7 @@ def slow():
 def assert_within(result, dtype, gamma, cut_off=1):
     assert isinstance(result, dict), result
     assert set(result) == {"out", *(NAMES if gamma else NAMES[:6])}
-    assert max(result.values()) <= TOLERANCE[dtype] * cut_off, result
+    assert all(e <= TOLERANCE[dtype] * cut_off for e in result.values()), result  # a NaN is not
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -15,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
+from convnext.models.drop_path import drop_path, drop_path_rates, drop_path_scale
+from convnext.ops import backend, onednn, patchify
 from convnext.ops.depthwise import depthwise_conv
+from convnext.ops.depthwise_norm import depthwise_norm
+from convnext.ops.mlp import compute_dtype, mlp_residual
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,11 @@ SIZES = {
 }
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth per sample: x (B, ...) times 0 or 1 / (1 - rate)."""
-    if rate == 0.0 or not training:
-        return x
-    keep = 1.0 - rate
-    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-    return x * (mask / keep if keep > 0.0 else mask)
-
-
 class Block(nn.Module):
     """x + drop_path(gamma * pwconv2(GELU(pwconv1(LN(dwconv7x7(x)))))), on (B, H, W, C)."""
+
+    recompute_hidden = False  # make the hidden layer a second time for the gradient, where a fused operation can
+    parts = nn.Conv2d, nn.LayerNorm, nn.Linear
 
     def __init__(self, dim: int, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1e-6):
         super().__init__()
@@ -59,24 +57,33 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.pwconv2 = nn.Linear(4 * dim, dim)
-        # an initial value of 0 means: no LayerScale at all, not a LayerScale of zeros
+        # an initial value of 0: no LayerScale at all
         self.gamma = nn.Parameter(layer_scale_init_value * torch.ones(dim)) if layer_scale_init_value else None
         self.drop_path_rate = drop_path_rate
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fused(x):
+            return self.forward_fused(x)
         y = depthwise_conv(x, self.dwconv.weight, self.dwconv.bias)
         y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))  # C -> 4C -> C
         if self.gamma is not None:
             y = y * self.gamma
         return x + drop_path(y, self.drop_path_rate, self.training)
 
+    def fused(self, x: Tensor) -> bool:
+        """Whether two operations of `ops` stand in for the parts: faster here, and no part has a hook or was replaced."""
+        faster = backend.use(x) or (onednn.use(x) and backend.chosen() == "auto")
+        return faster and all(type(m) in self.parts and not backend.watched(m) for m in self.children())
+
+    def forward_fused(self, x: Tensor) -> Tensor:
+        y = x.to(compute_dtype(x))
+        y = depthwise_norm(y, self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias, self.norm.eps)
+        scale = drop_path_scale(x, self.drop_path_rate, self.training)
+        weights = self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias
+        return mlp_residual(x, y, *weights, self.gamma, scale, recompute=self.recompute_hidden)
+
     def extra_repr(self) -> str:
         return f"drop_path_rate={self.drop_path_rate:.3f}, layer_scale={self.gamma is not None}"
-
-
-def drop_path_rates(maximum: float, blocks: int) -> list[float]:
-    """Linear from 0 at the first block of the network to `maximum` at the last."""
-    return [maximum * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def init_weights(module: nn.Module) -> None:
@@ -182,12 +189,16 @@ class ConvNeXt(nn.Module):
             raise ConvNextError(f"layer-decay rule {rule!r} is unknown; use 'layer' or 'stage'.")
         return {name: depth_id(name) for name, _ in self.named_parameters()}, last + 1
 
-    # -- the network
+    def deploy(self, precision: str = "auto"):
+        """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
+        from convnext.models.deploy import deploy  # which imports this module
+
+        return deploy(self, precision)
 
     def stage_outputs(self, x: Tensor):
         """Yield the output of every stage, (B, H/stride, W/stride, C), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, 8 * self.stem_stride)
-        x = F.pad(x, self.stem_padding).permute(0, 2, 3, 1).contiguous()
+        x = (F.pad(x, self.stem_padding) if any(self.stem_padding) else x).permute(0, 2, 3, 1)
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             if i == 0:
                 x = downsample[1](channels_last(downsample[0], x))
@@ -237,7 +248,9 @@ def check_image(x: Tensor, in_chans: int, side: int) -> None:
 
 def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a convolution to (B, H, W, C) through its channels-last view; returns (B, H', W', C') contiguous."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+    if patchify.use(conv, x):
+        return patchify.patchify(x, conv.weight, conv.bias)
+    return conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
 def build(name: str, **options) -> ConvNeXt:

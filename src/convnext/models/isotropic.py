@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.models.convnext import Block, channels_last, check_image, drop_path_rates, init_weights, scale_head
+from convnext.models.convnext import Block, channels_last, check_image, init_weights, scale_head
+from convnext.models.drop_path import drop_path_rates
 
 PATCH = 16
 
@@ -95,10 +96,16 @@ class IsotropicConvNeXt(nn.Module):
 
         return {name: depth_id(name) for name, _ in self.named_parameters()}, last
 
+    def deploy(self, precision: str = "auto"):
+        """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
+        from convnext.models.deploy import deploy
+
+        return deploy(self, precision)
+
     def features(self, x: Tensor) -> Tensor:
         """The output of the last block, (B, h, w, C), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, PATCH)
-        return self.blocks(channels_last(self.stem, x.permute(0, 2, 3, 1).contiguous()))
+        return self.blocks(channels_last(self.stem, x.permute(0, 2, 3, 1)))
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """x (B, in_chans, H, W) -> {"stage0": (B, C, h, w)}, normalised over channels without affine parameters."""

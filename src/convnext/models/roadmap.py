@@ -17,15 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from convnext.models.convnext import (
-    ConvNeXt,
-    check_image,
-    drop_path,
-    drop_path_rates,
-    init_weights,
-    scale_head,
-    stem_padding,
-)
+from convnext.models.convnext import ConvNeXt, check_image, init_weights, scale_head, stem_padding
+from convnext.models.drop_path import drop_path, drop_path_rates
 
 
 class ChannelNorm(nn.LayerNorm):

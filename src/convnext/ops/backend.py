@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convnext.errors import ConvNextError, nearest
 
@@ -56,6 +56,12 @@ def use(x: Tensor) -> bool:
     if name == "auto" and (x.device.type != "cuda" or torch.compiler.is_exporting()):
         return False  # an exported graph is for other runtimes, which do not know our operators
     return not why
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether only a call of the module does what it is to do: somebody put a hook on it, or another `forward`."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(len(found) > 0 for found in hooks) or "forward" in module.__dict__
 
 
 def obstacle(x: Tensor) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from convnext.errors import ConvNextError
-from convnext.ops import backend
+from convnext.ops import backend, onednn
 
 
 def mlp_residual(
@@ -43,6 +43,8 @@ def mlp_residual(
     """
     check(x, y, w1, b1, w2, b2, gamma, scale)
     y = y.to(compute_dtype(y))
+    if onednn.use(y) and scale is None and x.dtype == y.dtype and backend.chosen() == "auto":
+        return onednn.mlp_residual(x.contiguous(), y, w1, b1, w2, b2, gamma)
     # in fp32 there are no tensor cores to feed, and cuBLAS does better than the kernels, which then run on demand only
     if not backend.use(y) or (y.dtype == torch.float32 and backend.chosen() == "auto"):
         return reference(x, y, w1, b1, w2, b2, gamma, scale)
@@ -89,10 +91,14 @@ def check(x, y, w1, b1, w2, b2, gamma, scale) -> None:
 # -- for deployment: constants that linear layers can take over
 
 
-def fold_affine(norm_weight: Tensor, norm_bias: Tensor, w1: Tensor, b1: Tensor) -> tuple[Tensor, Tensor]:
-    """(w1', b1') with LayerNorm's weight and bias (C,) in them: w1' z + b1' = w1 (norm_weight * z + norm_bias) + b1."""
-    bias = b1.double() + w1.double() @ norm_bias.double()
-    return w1 * norm_weight, bias.to(b1.dtype)
+def fold_affine(norm_weight: Tensor, norm_bias: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(w', b') with LayerNorm's weight and bias (C,) in them: w' z + b' = w (norm_weight * z + norm_bias) + b.
+
+    w (N,C) of a linear layer or (N,C,K,K) of a convolution without padding, b (N,).
+    """
+    taps = w.double().flatten(2).sum(2) if w.ndim > 2 else w.double()
+    bias = b.double() + taps @ norm_bias.double()
+    return w * norm_weight.view(-1, *(1,) * (w.ndim - 2)), bias.to(b.dtype)
 
 
 def fold_gamma(gamma: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:

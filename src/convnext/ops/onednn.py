@@ -1,0 +1,122 @@
+"""Inference on a CPU: linear layers and convolutions with what follows them in one pass, by oneDNN.
+
+These are the operators that torch.compile puts into the graphs it makes for a CPU, called without compiling. They go to
+oneDNN in fp32 too, where `F.linear` takes MKL, which is slower on processors that are not Intel's; GELU and the residual
+cost no pass over memory; and weights can be packed once, in the blocked order in which oneDNN reads them.
+
+PyTorch calls them private. So `usable` tries them once against PyTorch's own, and where they are missing or differ nothing
+uses them.
+
+Legend: M rows, K N features in and out, B batch, H W height and width, C channels.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 1024  # oneDNN picks the packed order for a number of rows; one in the middle of what a network has
+TILE_BYTES = 4 * 2**20  # of a hidden layer that is made and used up piece by piece, without leaving the cache
+
+
+def use(x: Tensor) -> bool:
+    """Whether an operation on x takes oneDNN's: on a CPU, where no gradient is asked for, and nothing is traced."""
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and usable(x.dtype)
+    )
+
+
+@cache
+def usable(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch and processor have the operators in this type; fp32 and bf16 are asked for."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16 and not bf16():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, w, b = (torch.randn(shape, generator=generator).to(dtype) for shape in ((8, 16), (16, 16), (16,)))
+    try:
+        with torch.inference_mode():
+            expected = F.linear(F.gelu(F.linear(x, w, b)), w, b) + x
+            found = linear_add(linear_gelu(x, pack_linear(w), b), w, b, x)
+            kernel = torch.ones(16, 1, 7, 7, dtype=dtype)
+            maps = x.view(1, 2, 4, 16)
+            expected_map = F.conv2d(maps.permute(0, 3, 1, 2), kernel, b, padding=3, groups=16).permute(0, 2, 3, 1)
+            found_map = depthwise(maps, pack_depthwise(kernel), b)
+    except (RuntimeError, AttributeError, TypeError):  # another PyTorch: not there, or called otherwise
+        return False
+    near = {"rtol": 0.05, "atol": 0.5} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    return torch.allclose(found, expected, **near) and torch.allclose(found_map, expected_map, **near)
+
+
+@cache
+def bf16() -> bool:
+    """Whether the processor multiplies bf16 by itself, so that it is faster than fp32."""
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """weight (N,K) in the order in which oneDNN reads it; only the functions of this file can take it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU(x w^T + b), exact (erf): x (M,K), weight (N,K) plain or packed, bias (N,) -> (M,N)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
+
+
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    """x w^T + b + residual: x (M,K), weight (N,K) plain or packed, bias (N,), residual (M,N) -> (M,N)."""
+    return torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x w^T + b: x (M,K), weight (N,K) plain or packed, bias (N,) -> (M,N)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def pack_depthwise(weight: Tensor) -> Tensor:
+    """weight (C,1,K,K) in oneDNN's order, for `depthwise`. The order is the same for every height and width, as that of
+    other convolutions is not: packed for another map than they meet, those are repacked at every call."""
+    c, pad = len(weight), weight.shape[-1] // 2
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, [pad] * 2, [1, 1], [1, 1], c, [1, c, 56, 56])
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (B,H,W,C), weight (C,1,K,K) with K odd, plain or packed, bias (C,) -> (B,H,W,C), stride 1, zero padding K // 2."""
+    pad = [weight.shape[-1] // 2] * 2
+    y = torch.ops.mkldnn._convolution_pointwise(
+        x.permute(0, 3, 1, 2), weight, bias, pad, [1, 1], [1, 1], len(bias), "none", [], ""
+    )
+    return y.permute(0, 2, 3, 1).contiguous()
+
+
+def mlp_residual(
+    x: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None = None
+) -> Tensor:
+    """x + gamma * (GELU(y w1^T + b1) w2^T + b2), (B,H,W,C) contiguous, w1 (4C,C) and w2 (C,4C) plain or packed.
+
+    The hidden layer is made in pieces of `TILE_BYTES`: whole, it would be allocated and touched anew in every block.
+    """
+    rows, branch = x.view(-1, x.shape[-1]), y.reshape(-1, x.shape[-1])
+
+    def compute(branch: Tensor, residual: Tensor) -> Tensor:
+        hidden = linear_gelu(branch, w1, b1)
+        if gamma is None:
+            return linear_add(hidden, w2, b2, residual)
+        return torch.addcmul(residual, linear(hidden, w2, b2), gamma)
+
+    pieces = round(len(rows) * len(b1) * x.element_size() / TILE_BYTES)
+    if pieces <= 1:
+        return compute(branch, rows).view(x.shape)
+    out = torch.empty_like(x)
+    for result, *given in zip(*(t.tensor_split(pieces) for t in (out.view(rows.shape), branch, rows)), strict=True):
+        result.copy_(compute(*given))
+    return out

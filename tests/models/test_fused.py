@@ -1,0 +1,366 @@
+"""The networks on their fused operations: logits and every gradient, what makes a block run its parts, and tracing.
+
+As in tests/ops, the kernels run in Triton's interpreter in a process of their own, which is this file run as a program.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from convnext.errors import ConvNextError
+from convnext.models.convnext import ConvNeXt
+from convnext.models.isotropic import IsotropicConvNeXt
+from convnext.models.recompute import recompute_blocks, recompute_hidden
+from convnext.ops import backend
+
+SIDE = 32  # of the images: the interpreter takes seconds for each, so most cases are of an isotropic network, with 2 x 2 pixels
+
+# Error of an element, as a part of |element| + rms. One operation is within 1e-5 in fp32 (tests/ops); a gradient that came
+# through four blocks and the norms between them has about eight of these errors, of either sign.
+FP32 = 3e-5
+# Under bf16 autocast PyTorch's own operations round after each of them, and are what the kernels are compared with: their
+# mean error against fp64, times 4 because the interpreter cuts bf16 off: twice the error of rounding to nearest, always
+# towards zero, so that it grows in sums.
+AUTOCAST = 4.0
+
+CASES = {  # model, layer scale, drop path, recompute, images: fp32
+    "LayerScale and drop-path": ("convnext", True, 0.5, "", 1),
+    "isotropic": ("isotropic", True, 0.5, ""),
+    "neither": ("isotropic", False, 0.0, ""),
+    "hidden layers made again": ("isotropic", True, 0.5, "hidden"),
+    "blocks run again": ("isotropic", True, 0.5, "blocks"),
+}
+SLOW = {
+    f"ConvNeXt, {layer_scale=} {drop_path=} {recompute}": ("convnext", layer_scale, drop_path, recompute)
+    for layer_scale, drop_path in ((True, 0.5), (False, 0.0))
+    for recompute in ("", "hidden", "blocks")
+}
+
+
+# -- what the process does, and the test on a GPU
+
+
+def build(kind="convnext", layer_scale=True, drop_path=0.0, recompute="", classes=5):
+    """A small network with weights of the sizes of a trained one, so that no branch is negligible."""
+    options = {
+        "num_classes": classes,
+        "drop_path_rate": drop_path,
+        "layer_scale_init_value": 1.0 if layer_scale else 0.0,
+    }
+    if kind == "isotropic":
+        model = IsotropicConvNeXt(2, 40, **options)
+    else:
+        model = ConvNeXt((1, 1, 1, 1), (40, 80, 160, 320), **options)
+    generator = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        drawn = torch.randn(p.shape, generator=generator)
+        p.data = drawn * p[0].numel() ** -0.5 if p.ndim > 1 else p.detach() + 0.3 * drawn
+    if recompute == "hidden":
+        recompute_hidden(model, (0,) if kind == "isotropic" else (0, 2))
+    if recompute == "blocks":
+        recompute_blocks(model)
+    return model
+
+
+def images(batch=2):
+    return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+
+
+def with_gradients(model, x, autocast=False) -> dict[str, torch.Tensor]:
+    """Logits and the gradients of the image and of every parameter, by name; the same drop-path every time."""
+    model.zero_grad()
+    x = x.detach().clone().requires_grad_()
+    torch.manual_seed(25)  # with which every block keeps the branch of one image or more, and not all of them keep all
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        logits = model(x)
+    seed = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4)).to(logits)
+    logits.backward(seed)
+    return {"logits": logits.detach(), "image": x.grad} | {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def errors(found, exact, mean=False) -> dict[str, float]:
+    """The largest (or mean) error of an element, as a part of its size + the root mean square of all."""
+    result = {}
+    for name, e in exact.items():
+        off = (found[name].double() - e).abs() / (e.abs() + e.square().mean().sqrt())
+        result[name] = (off.mean() if mean else off.max()).item()
+    return result
+
+
+def exactly(model, x) -> dict[str, torch.Tensor]:
+    with backend.backend("reference"):
+        return with_gradients(copy.deepcopy(model).double(), x.double())
+
+
+def compare(kind, layer_scale, drop_path, recompute, batch=2, device="cpu") -> dict[str, float]:
+    model, x = build(kind, layer_scale, drop_path, recompute).to(device), images(batch).to(device)
+    with backend.backend("triton"):
+        found = with_gradients(model, x)
+    return errors(found, exactly(model, x))
+
+
+def compare_autocast(kind="isotropic", device="cpu") -> dict[str, tuple[float, float]]:
+    """Mean errors under bf16 autocast: of the kernels and of PyTorch's operations."""
+    model, x = build(kind, drop_path=0.5).to(device), images().to(device)
+    exact = exactly(model, x)
+    means = []
+    for name in ("triton", "reference"):
+        with backend.backend(name):
+            means.append(errors(with_gradients(model, x, autocast=True), exact, mean=True))
+    return {name: (means[0][name], means[1][name]) for name in exact}
+
+
+def case_autocast():
+    """bf16 autocast: as near to fp64 as PyTorch's own operations."""
+    for name, (ours, theirs) in compare_autocast().items():
+        assert ours <= AUTOCAST * theirs, (name, ours, theirs)
+
+
+def case_parts():
+    """A hook, or a part of another class, makes this block run its parts, and only this one."""
+    model, x = build("isotropic").eval(), images()
+    runs = []
+    for block in model.blocks:
+        block.forward_fused = lambda x, inner=block.forward_fused: runs.append(1) or inner(x)
+    with backend.backend("triton"):
+        expected = model(x)
+        assert len(runs) == 2
+        seen = []
+        hook = model.blocks[1].norm.register_forward_hook(lambda module, given, y: seen.append(y.shape))
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+        assert (len(runs), seen) == (3, [(2, 2, 2, 40)])
+        hook.remove()
+        model.blocks[0].pwconv2 = adapted(model.blocks[0].pwconv2)
+        changed = model(x)
+    assert len(runs) == 4
+    assert (changed - expected).abs().max() > 0.1
+
+
+def adapted(layer):
+    """A linear layer as an adapter replaces it: its own class, and something added to what it puts out."""
+
+    class Adapted(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1.0
+
+    new = Adapted(layer.in_features, layer.out_features)
+    new.load_state_dict(layer.state_dict())
+    return new
+
+
+def case_memory():
+    """What recomputing keeps less for the backward pass, to the element: 4 C of 5 C per block and pixel."""
+    kept = {}
+    for recompute in ("", "hidden"):
+        model, x, sizes = build("isotropic", recompute=recompute), images(), []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t)
+        with backend.backend("triton"), hooks:
+            model(x)
+        kept[recompute] = sum(sizes)
+    assert kept[""] - kept["hidden"] == 2 * (2 * 2 * 2) * 4 * 40  # blocks, pixels, elements
+
+
+def case_thread():
+    """Blocks that run again take the backend of their first run, though the backward pass comes after its `with`."""
+    model, x = build("isotropic", recompute="blocks"), images()
+    with backend.backend("triton"):
+        loss = model(x).sum()
+    calls, block = [], model.blocks[0]
+    block.forward_fused = lambda x, inner=block.forward_fused: calls.append(1) or inner(x)
+    loss.backward()
+    assert calls == [1]
+
+
+def case_compile():
+    """One graph for forward and backward, on fake tensors, and the numbers of the uncompiled network."""
+    model, x = build("isotropic", drop_path=0.5), images()
+    with backend.backend("triton"):
+        expected = with_gradients(model, x, autocast=True)
+        found = with_gradients(torch.compile(model, backend="aot_eager", fullgraph=True), x, autocast=True)
+    found = {name.removeprefix("_orig_mod."): t for name, t in found.items()}
+    assert all(e <= 1e-5 for e in errors(found, {k: t.double() for k, t in expected.items()}).values())
+
+
+def case_deploy():
+    """Made where Triton is demanded, the copy takes the kernels; its constants are folded away."""
+    model, x = build("isotropic").eval(), images()
+    with torch.no_grad(), backend.backend("reference"):
+        expected = model(x)
+    for precision, limit in (("fp32", 1e-5), ("bf16", 0.05)):
+        with backend.backend("triton"):
+            found = model.deploy(precision)(x)
+        assert relative(found, expected) < limit, (precision, relative(found, expected))
+
+
+def relative(found, expected) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+CHECKS = {name: f for name, f in list(globals().items()) if name.startswith("case_")}
+
+
+def main(names: list[str]) -> None:
+    """Run cases by name; a line of JSON for each: the errors, or a traceback."""
+    for name in names:
+        try:
+            result = CHECKS[name]() if name in CHECKS else compare(*(CASES | SLOW)[name])
+        except Exception:
+            result = traceback.format_exc()
+        print(json.dumps({name: result}), flush=True)
+
+
+# -- the tests
+
+
+def interpreted(names) -> dict:
+    """The results of cases, from a process in which Triton interprets."""
+    pytest.importorskip("triton")
+    run = subprocess.run(
+        [sys.executable, __file__, *names],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return {k: v for line in run.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return interpreted([*CASES, *CHECKS])
+
+
+@pytest.fixture(scope="module")
+def slow():
+    return interpreted(SLOW)
+
+
+def assert_exact(result, kind, layer_scale, *_):
+    assert isinstance(result, dict), result
+    assert set(result) == {"logits", "image", *(n for n, _ in build(kind, layer_scale).named_parameters())}
+    assert all(e <= FP32 for e in result.values()), result  # a NaN is not
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_every_gradient_equal_fp64(quick, name):
+    assert_exact(quick[name], *CASES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_logits_and_every_gradient_equal_fp64_on_the_table(slow, name):
+    assert_exact(slow[name], *SLOW[name])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_network(quick, name):
+    """What each `case_` says."""
+    assert quick[name] is None, quick[name]
+
+
+# -- without Triton
+
+
+def test_a_watched_or_replaced_part_makes_a_block_run_its_parts(monkeypatch):
+    monkeypatch.setattr(backend, "use", lambda x: True)
+    model, x = build("isotropic").eval(), torch.empty(1, 2, 2, 40)
+    block = model.blocks[0]
+    assert block.fused(x)
+    for part in (block.dwconv, block.norm, block.pwconv1, block.pwconv2):
+        for moment in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
+            hook = getattr(part, f"register_{moment}_hook")(lambda *_: None)
+            assert not block.fused(x)
+            hook.remove()
+            assert block.fused(x)
+    block.norm.forward = lambda y: y
+    assert not block.fused(x)
+    del block.norm.forward
+    assert block.fused(x)
+    block.pwconv1 = adapted(block.pwconv1)
+    assert not block.fused(x)
+    assert model.blocks[1].fused(x)
+
+
+@pytest.mark.parametrize("kind", ["convnext", "isotropic"])
+@pytest.mark.parametrize("layer_scale", [True, False])
+def test_deployed_in_fp32_equals_the_model(kind, layer_scale):
+    """Packed for oneDNN where it can be, and folded only, as other devices have it."""
+    model, x = build(kind, layer_scale).eval(), images()
+    with torch.no_grad(), backend.backend("reference"):
+        expected = model(x)
+    for name in ("auto", "reference"):
+        with backend.backend(name):
+            deployed = model.deploy("fp32")
+            assert relative(deployed(x), expected) < 1e-5
+            assert deployed.precision == "fp32"
+            for key, y in deployed.feature_maps(x).items():
+                assert relative(y, model.feature_maps(x)[key].detach()) < 1e-5
+    assert not deployed(x).requires_grad
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+def test_deployed_with_another_stem(stem_stride):
+    """More channels than colours, and patches that overlap."""
+    torch.manual_seed(0)
+    model = ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), num_classes=5, in_chans=9, stem_stride=stem_stride).eval()
+    x = torch.randn(2, 9, 35, 50)
+    with torch.no_grad():
+        assert relative(model.deploy("fp32")(x), model(x)) < 1e-5
+
+
+def test_a_deployed_backbone_gives_the_same_maps():
+    model, x = build(classes=None).eval(), images()
+    with torch.no_grad():
+        expected = model(x)
+    found = model.deploy("fp32")(x)
+    assert found.keys() == expected.keys()
+    assert all(relative(found[name], expected[name]) < 1e-5 for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["convnext", "isotropic"])
+def test_deployed_in_bf16_is_as_near_as_autocast(kind):
+    """A hundred or so roundings to 8 bits, each off by 0.2 % at most and 0.1 % on average, in random directions: about 1 %."""
+    model, x = build(kind).eval(), images(4)
+    with torch.no_grad(), backend.backend("reference"):
+        expected = model(x)
+    for name in ("auto", "reference"):
+        with backend.backend(name):
+            deployed = model.deploy("bf16")
+            found = deployed(x)
+        assert found.dtype == torch.float32
+        assert 1e-4 < relative(found, expected) < 0.02, name
+
+
+def test_deploying_leaves_the_model_as_it_was():
+    model, x = build(drop_path=0.5).train(), images()
+    before = copy.deepcopy(model.state_dict())
+    model.deploy("fp32")(x)
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_what_a_deployed_model_refuses():
+    model = build("isotropic")
+    deployed = model.deploy()
+    assert deployed.precision in ("fp32", "bf16")
+    assert deployed.why
+    assert not deployed.eval().training
+    with pytest.raises(ConvNextError, match="cannot be trained"):
+        deployed.train()
+    with pytest.raises(ConvNextError, match="nothing to save"):
+        deployed.state_dict()
+    with pytest.raises(ConvNextError, match="Did you mean 'bf16'"):
+        model.deploy("bf61")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
