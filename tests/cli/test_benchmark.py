@@ -11,6 +11,7 @@ from convnext.cli import main
 from convnext.errors import ConvNextError
 from convnext.report.benchmark import draw_benchmark, read_rows
 
+BOTH = ["convnext_atto"] * 2 + ["timm:convnext_atto"] * 2
 SMALL = ("--image-size", "64", "--rounds", "2", "--seconds", "0.001", "--device", "cpu")
 
 
@@ -40,17 +41,17 @@ def test_ours_beside_a_peer(command, tmp_path):
     argv = ("convnext_atto", "--peers", "timm:convnext_atto", "--batch", "2", "--no-memory", *SMALL, "--out", out)
     code, printed, prepared = command(*argv, "--figure", figure)
     assert code == 0
-    assert prepared == ["convnext_atto", "timm:convnext_atto", "timm:convnext_atto"]  # the peer in both layouts
-    rows = {(row["config"]["model"], row["config"]["layout"]): row for row in read_rows(out)}
-    assert len(rows) == 3
-    peers = [row["images_per_second"]["p50"] for (model, _), row in rows.items() if model != "convnext_atto"]
-    ours = rows["convnext_atto", "nhwc"]
+    assert prepared == BOTH  # ours as it is and deployed, the peer in both layouts
+    rows = {tuple(row["config"][key] for key in ("model", "layout", "form")): row for row in read_rows(out)}
+    assert len(rows) == 4
+    peers = [row["images_per_second"]["p50"] for (model, *_), row in rows.items() if model != "convnext_atto"]
+    ours = rows["convnext_atto", "nhwc", "deploy"]
     assert ours["ratio"] == pytest.approx(ours["images_per_second"]["p50"] / max(peers), abs=1e-3)
     assert ours["command"] == " ".join(["convnext", "benchmark", *map(str, argv), "--figure", str(figure)])
     assert ours["rounds"] == 2
     lines = [line for line in printed.splitlines() if re.match("(timm:)?convnext_atto ", line)]
     speeds = [float(re.search(r"N(?:CHW|HWC) +([\d.,]+)", line)[1].replace(",", "")) for line in lines]
-    assert len(speeds) == 3
+    assert len(speeds) == 4
     assert speeds == sorted(speeds, reverse=True)
     assert any(f" {ours['ratio']:.2f} " in line for line in lines)
     with Image.open(figure) as image:
@@ -60,10 +61,10 @@ def test_ours_beside_a_peer(command, tmp_path):
     before = out.read_text()
     code, again, prepared = command(*argv)
     assert (code, prepared) == (0, [])
-    assert "3 of them kept" in again
+    assert "4 of them kept" in again
     assert [line for line in again.splitlines() if line in lines] == lines
     assert out.read_text() == before
-    assert command(*argv, "--fresh")[2] == ["convnext_atto", "timm:convnext_atto", "timm:convnext_atto"]
+    assert command(*argv, "--fresh")[2] == BOTH
 
 
 def test_training_and_memory(command, tmp_path, monkeypatch):
@@ -75,8 +76,9 @@ def test_training_and_memory(command, tmp_path, monkeypatch):
     assert code == 0
     assert "Inference, batch 1, 64 px, fp32 weights" in printed
     assert "Training step, batch 1, 64 px, fp32 weights" in printed
-    assert len(re.findall(r" 124 ", printed)) == 2
-    inference, training = read_rows(out)
+    assert len(re.findall(r" 124 ", printed)) == 3
+    inference, deployed, training = read_rows(out)
+    assert deployed["config"]["form"] == "deploy"
     assert (inference["peak_memory_mb"], inference["memory_measure"]) == (123.5, "as the test says")
     assert (inference["config"]["mode"], training["config"]["mode"]) == ("inference", "train")
 
@@ -125,10 +127,11 @@ def test_ctrl_c_prints_and_keeps_what_there_is(command, tmp_path, monkeypatch):
         code, printed, _ = command(*argv)
     assert code == 130
     assert "convnext_atto, eager, NHWC: 1 of 2 rounds." in printed
-    assert [row["rounds"] for row in read_rows(out)] == [1]
+    assert "convnext_atto, deploy, NHWC: 1 of 2 rounds." in printed
+    assert [row["rounds"] for row in read_rows(out)] == [1, 1]
     code, printed, prepared = command(*argv)
-    assert (code, prepared) == (0, ["convnext_atto"])
-    assert [row["rounds"] for row in read_rows(out)] == [2]
+    assert (code, prepared) == (0, ["convnext_atto"] * 2)
+    assert [row["rounds"] for row in read_rows(out)] == [2, 2]
 
 
 def test_a_table_of_the_paper(command, monkeypatch):
@@ -140,7 +143,7 @@ def test_a_table_of_the_paper(command, monkeypatch):
         *("--rounds", "1", "--seconds", "0.0001", "--device", "cpu"),
     )
     assert code == 0
-    assert sorted(models) == ["convnext_tiny", "timm:swin_tiny_patch4_window7_224"]
+    assert sorted(models) == ["convnext_tiny", "convnext_tiny", "timm:swin_tiny_patch4_window7_224"]
     assert "the paper's numbers are of an A100" in printed
     assert re.search(r"^T 224 +img/s +1,943\.5 +[\d.,]+ +1,325\.6 +[\d.,]+ +1\.47 +\d\.\d\d$", printed, re.MULTILINE)
 

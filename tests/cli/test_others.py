@@ -67,6 +67,22 @@ def test_info_models_agree_with_the_paper_but_for_one_cell(capsys):
     assert "*" not in said.split("Counted on")[0], "a counted number that the paper prints otherwise"
 
 
+def test_info_of_detectors_and_segmenters_agrees_with_tables_3_and_4(capsys):
+    assert run(["info", "models", "*_convnext_tiny"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if "2048x512" in line or "1280x800" in line}
+    assert lines["mask_rcnn_convnext_tiny"][-1] == "262"
+    assert lines["cascade_mask_rcnn_convnext_tiny"][-1] == "741"
+    assert lines["upernet_convnext_tiny"][-1] == "939"
+
+
+def test_speed_of_detectors_is_measured_on_demand(capsys, monkeypatch):
+    monkeypatch.setattr("convnext.cli.info._images_per_second", lambda name, height, width: 3.14)
+    assert run(["info", "models", "mask_rcnn_convnext_atto", "--speed"]) == 0
+    assert "3.14" in capsys.readouterr().out
+    assert run(["info", "models", "convnext_atto", "--speed"]) == 2
+
+
 def test_info_roadmap_marks_the_two_misprinted_cells(capsys):
     assert run(["info", "roadmap"]) == 0
     said = capsys.readouterr().out

@@ -15,6 +15,7 @@ DESCRIPTION = """Speed and peak memory of models, beside those of other librarie
     convnext benchmark convnext_tiny --peers timm:convnext_tiny torchvision:convnext_tiny
     convnext benchmark convnext_tiny convnext_small --peers timm:swin_tiny_patch4_window7_224 --batch 1 8
     convnext benchmark convnext_tiny --peers timm:convnext_tiny --mode both --device cuda --out results/h200.json
+    convnext benchmark convnext_tiny --peers timm:convnext_tiny --batch 1 8 --precision fp32 bf16 --runtime torch openvino
     convnext benchmark convnext_atto --image-size 64 --compile none default --figure atto.png
     convnext benchmark --table 12                    ConvNeXt and Swin side by side, with the paper's numbers
     convnext benchmark convnext_isotropic_small --table 2
@@ -65,6 +66,8 @@ class Arguments:
     """For fp16 and bf16: weights of that type, or fp32 weights under autocast."""
     backend: tuple[Literal["auto", "reference"], ...] = ("auto",)
     """Of our operations: the fastest, or plain PyTorch."""
+    runtime: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8"], ...] = ("torch",)
+    """What runs the models; others than torch take the file that `convnext export` writes, on a CPU."""
     graphs: Literal["auto", "on", "off", "both"] = "auto"
     """CUDA graphs in inference; auto: with and without for one image."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -137,6 +140,7 @@ def _configs(arguments: Arguments, device: str):
         compiles=arguments.compile or None,
         layouts=arguments.layout or None,
         backends=arguments.backend,
+        runtimes=arguments.runtime,
         graphs=arguments.graphs,
         weights=arguments.weights,
     )

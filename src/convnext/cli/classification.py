@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext.cli.common import fetched, parse, print_table, stderr, stdout, table
-from convnext.cli.options import EvaluateOptions, PredictOptions, progress_bar, weights_wanted, with_world
+from convnext.cli.options import (
+    EvaluateOptions,
+    PredictOptions,
+    is_exported,
+    progress_bar,
+    weights_wanted,
+    with_world,
+    worst_first,
+)
 from convnext.errors import ConvNextError
 
 
@@ -29,13 +37,23 @@ class Predict(PredictOptions):
     batch: int = 32
 
 
+def _open(name: str, device, which: str, image_size: int | None):
+    """The `Classifier` in a checkpoint, a run, or an exported file."""
+    if is_exported(name):
+        from convnext.export.trained import exported_classifier
+
+        return exported_classifier(name, image_size)
+    from convnext.classification.load import load_classifier
+
+    return load_classifier(name, device, which, image_size)
+
+
 def evaluate(argv: list[str], description: str) -> int:
     return with_world(parse(Evaluate, argv, "evaluate", description), _evaluate)
 
 
 def _evaluate(arguments: Evaluate, world) -> int:
     from convnext.classification.evaluate import evaluate as measure
-    from convnext.classification.load import load_classifier
     from convnext.data.loader import EvalSamples, default_workers, eval_loader
     from convnext.data.open import open_for_evaluation, open_split
     from convnext.data.transforms import eval_transform
@@ -53,7 +71,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
             "Give the labelled images to evaluate on: --data with a folder, parquet files, or a dataset's name."
         )
     wanted = weights_wanted(arguments, model)
-    classifiers = {w: load_classifier(model, world.device, w, arguments.image_size) for w in wanted}
+    classifiers = {w: _open(model, world.device, w, arguments.image_size) for w in wanted}
     first = classifiers[wanted[0]]
     if arguments.data is None:  # what this run held out, and never what it was trained on
         images = open_split(data, "val", val_share, seed)
@@ -98,11 +116,9 @@ def _report(arguments: Evaluate, data: str, classifiers: dict, results: dict, de
             (classifier.names[i], int(result.count[i]), f"{accuracy[i]:.1f}", _mistaken_for(result, classifier, i))
             for i in worst
         ]
-        title = f"per class ({best}), worst first" + (
-            f", {len(worst)} of {len(seen)}" if len(worst) < len(seen) else ""
-        )
         out.print()
-        print_table(out, table(("class", "images", "top-1 %", "most often taken for"), rows, title))
+        columns = ("class", "images", "top-1 %", "most often taken for")
+        print_table(out, table(columns, rows, worst_first(best, len(worst), len(seen))))
     folder = arguments.out or default_out
     if folder is None:
         return
@@ -139,7 +155,6 @@ def predict(argv: list[str], description: str) -> int:
 
     from rich.progress import track
 
-    from convnext.classification.load import load_classifier
     from convnext.classification.predict import predict as classify
     from convnext.data.find import find_images
     from convnext.train.distributed import choose_device
@@ -147,14 +162,15 @@ def predict(argv: list[str], description: str) -> int:
 
     files = find_images(arguments.images)
     device = choose_device(arguments.device)
-    classifier = load_classifier(fetched(arguments.model), device, arguments.weights, arguments.image_size)
+    classifier = _open(fetched(arguments.model), device, arguments.weights, arguments.image_size)
+    precision = resolve_precision(arguments.precision, device)
+    if device.type == "cpu" and precision != "fp16" and hasattr(classifier.model, "deploy"):
+        classifier.model, precision = classifier.model.deploy(precision), "fp32"  # it casts by itself, without autocast
     out, err = stdout(), stderr()
     err.print(
         f"[dim]{classifier.source}, {len(classifier.classes)} classes, {classifier.preprocess.size} px, {device}[/]"
     )
-    predictions = classify(
-        classifier, files, arguments.top_k, arguments.batch, resolve_precision(arguments.precision, device)
-    )
+    predictions = classify(classifier, files, arguments.top_k, arguments.batch, precision)
     if len(files) > arguments.batch and err.is_terminal:
         predictions = track(predictions, "classifying", total=len(files), console=err, transient=True)
     rows, failed = [], 0

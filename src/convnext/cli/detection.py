@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext.cli.common import fetched, parse, print_table, stderr, stdout, table
-from convnext.cli.options import EvaluateOptions, PredictOptions, progress_bar, weights_wanted, with_world
+from convnext.cli.options import (
+    EvaluateOptions,
+    Pictures,
+    PredictOptions,
+    progress_bar,
+    weights_wanted,
+    with_world,
+    worst_first,
+)
 from convnext.errors import ConvNextError
 
 
@@ -99,11 +107,9 @@ def _report(arguments: Evaluate, data: str, images: int, trained: dict, results:
             (row["name"], row["objects"], *(f"{row[k]:.1f}" for k in ("box_ap", "mask_ap") if k in row))
             for row in worst
         ]
-        title = f"per class ({best}), worst first" + (
-            f", {len(worst)} of {len(seen)}" if len(worst) < len(seen) else ""
-        )
         out.print()
-        print_table(out, table(("class", "objects", "box AP", "mask AP")[: len(rows[0])], rows, title))
+        columns = ("class", "objects", "box AP", "mask AP")[: len(rows[0])]
+        print_table(out, table(columns, rows, worst_first(best, len(worst), len(seen))))
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,8 +132,6 @@ def predict(argv: list[str], description: str) -> int:
     import torch
 
     from convnext.data.coco_file import require
-    from convnext.data.find import find_images, output_stems
-    from convnext.data.images import ImageError, decode
     from convnext.data.pixels import pad_to_multiple
     from convnext.detection.evaluate import to_coco
     from convnext.detection.load import load_detector
@@ -136,7 +140,7 @@ def predict(argv: list[str], description: str) -> int:
     from convnext.train.distributed import choose_device
     from convnext.train.step import autocast, resolve_precision
 
-    files = find_images(arguments.images)
+    pictures = Pictures(arguments.images, "detecting")
     encode = require("pycocotools.mask").encode
     device = choose_device(arguments.device)
     trained = load_detector(fetched(arguments.model), device, arguments.weights)
@@ -146,15 +150,9 @@ def predict(argv: list[str], description: str) -> int:
         f"[dim]{trained.source}, {len(trained.classes)} classes, short side {trained.preprocess.short} px, {device}[/]"
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows, detections, failed = [], [], 0
-    with progress_bar("detecting", len(files)) as progress, torch.inference_mode(), autocast(precision, device):
-        for number, (file, stem) in enumerate(zip(files, output_stems(files), strict=True)):
-            try:
-                image = decode(file)
-            except ImageError as error:
-                failed += 1
-                err.print(f"[red]{error}[/]")
-                continue
+    rows, detections = [], []
+    with torch.inference_mode(), autocast(precision, device):
+        for number, file, stem, image in pictures:
             x = trained.preprocess(image)
             found = trained.model.predict(
                 pad_to_multiple([x]).to(device),
@@ -170,9 +168,8 @@ def predict(argv: list[str], description: str) -> int:
             picture.save(arguments.out / f"{stem}.jpg", quality=92)
             counts = Counter(trained.classes[label] for label in shown["labels"])
             rows.append((file, ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"))
-            progress(number + 1)
     replace_text(arguments.out / "detections.json", json.dumps(detections))
     if rows:
         print_table(out, table(("image", f"found with a score of at least {arguments.threshold:g}"), rows, left=2))
         out.print(f"Written: {arguments.out} (pictures, detections.json)")
-    return 2 if failed else 0
+    return 2 if pictures.failed else 0

@@ -10,6 +10,7 @@ HELP = """usage: convnext info [TOPIC]
 
   convnext info                                versions and devices of this machine
   convnext info models [PATTERN]               every model: params, MACs, activations, beside the paper's numbers
+  convnext info models 'cascade*' --speed      detectors and segmenters, and how fast they are here
   convnext info peers                          the paper's rivals, counted on timm's models, beside the paper's numbers
   convnext info recipes                        every recipe: where it comes from, and its main numbers
   convnext info recipe NAME [--diff OTHER]     all fields of a recipe, or what differs from another
@@ -93,11 +94,15 @@ def models(argv: list[str]) -> int:
     from convnext.benchmark.flops import count_named
     from convnext.models import names
 
+    speed = "--speed" in argv
+    argv = [word for word in argv if word != "--speed"]
     _no_more(argv[1:])
     pattern = argv[0] if argv else "convnext_*"
     chosen = [name for name in names() if fnmatch(name, pattern)]
     if not chosen:
-        return dense_models(pattern)
+        return dense_models(pattern, speed)
+    if speed:
+        raise ConvNextError("--speed is for detectors and segmenters; `convnext benchmark` measures classifiers.")
     rows = []
     for name in chosen:
         at224, at384 = count_named(name), count_named(name, 384)
@@ -127,7 +132,7 @@ def models(argv: list[str]) -> int:
     return 0
 
 
-def dense_models(pattern: str) -> int:
+def dense_models(pattern: str, speed: bool = False) -> int:
     """Detectors at 1280x800 (Table 3) and segmenters at 2048x512 and 2560x640 (Table 4)."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -143,15 +148,59 @@ def dense_models(pattern: str) -> int:
                 x = torch.empty(1, 3, height, width)
                 model.macs_forward(x) if task == "detection" else model(x)
             params = sum(p.numel() for p in model.parameters())
-            rows.append((name, f"{width}x{height}", f"{params:,}", f"{counter.get_total_flops() / 2e9:.2f}"))
+            gmacs = counter.get_total_flops() / 2e9
+            row = (name, f"{width}x{height}", f"{params:,}", f"{gmacs:.2f}", _paper_dense(name, height, gmacs))
+            rows.append((*row, f"{_images_per_second(name, height, width):.3g}") if speed else row)
     if not rows:
         raise ConvNextError(f"No model matches {pattern!r}.{nearest(pattern, list_models())}")
-    print_table(stdout(), table(("model", "pixels", "params", "GMACs"), rows))
+    columns = ("model", "pixels", "params", "GMACs", "paper") + (("images/s",) if speed else ())
+    print_table(stdout(), table(columns, rows))
     stdout().print(
         "Convolutions and linear layers, as the paper counts: a detector with 1000 boxes and 100 masks (Table 3), a segmenter "
-        "without its auxiliary head, which is in the parameters (Table 4)."
+        "without its auxiliary head, which is in the parameters (Table 4). Beside, what the paper prints; * differs by more "
+        "than 0.2 %."
     )
+    if speed:
+        stdout().print("Images per second: one at a time, random weights, on this device; the median of five.")
     return 0
+
+
+def _paper_dense(name: str, height: int, gmacs: float) -> str:
+    """What Tables 3 and 4 print of a detector or segmenter at this size; nothing where they have no row."""
+    from convnext import paper
+
+    architecture, _, size = name.partition("_convnext_")
+    backbone = paper.NAMES.get(f"convnext_{size}")
+    if architecture == "upernet":
+        rows = [row for row in paper.TABLE4 if row.backbone == backbone and row.crop == height]
+    else:
+        method = architecture.partition("_mask")[0].removesuffix("_rcnn")
+        rows = [row for row in paper.TABLE3 if row.backbone == backbone and row.method == method]
+    return f"{rows[0].gflops:g}{'' if abs(gmacs / rows[0].gflops - 1) <= 0.002 else ' *'}" if rows else ""
+
+
+def _images_per_second(name: str, height: int, width: int) -> float:
+    """Of a detector or segmenter with random weights on the device that would be chosen: the median of five, after one."""
+    import time
+    from statistics import median
+
+    import torch
+
+    from convnext.factory import create_model
+    from convnext.train.distributed import choose_device
+
+    device = choose_device()
+    model = create_model(name).eval().to(device)
+    x = torch.randn(1, 3, height, width, device=device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(6):
+            start = time.perf_counter()
+            model(x)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return 1 / median(times[1:])
 
 
 def peers(argv: list[str]) -> int:

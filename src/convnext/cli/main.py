@@ -17,6 +17,7 @@ VERBS = {
     "info": "models, recipes and checkpoints: what there is, what is inside",
     "data": "`data check`: look at a dataset before training on it; `data corrupt`: write corrupted copies",
     "convert": "rewrite a checkpoint for another library",
+    "export": "write a model as ONNX, OpenVINO, torch.export or AOTInductor, compared with PyTorch on real images",
     "report": "draw a run's curves, and the paper's figures beside your runs",
 }
 

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from convnext.cli.common import fetched, parse, print_table, stderr, stdout, table
-from convnext.cli.options import EvaluateOptions, PredictOptions, progress_bar, weights_wanted, with_world
+from convnext.cli.options import (
+    EvaluateOptions,
+    Pictures,
+    PredictOptions,
+    is_exported,
+    progress_bar,
+    weights_wanted,
+    with_world,
+    worst_first,
+)
 from convnext.errors import ConvNextError
 
 Mode = Literal["slide", "whole", "multi-scale"]
@@ -34,13 +43,25 @@ class Predict(PredictOptions):
     """Strength of the colours in the overlay, 0 to 1."""
 
 
+def _open(name: str, device, which: str, mode: str):
+    """The `TrainedSegmenter` in a checkpoint, a run, or an exported file."""
+    if is_exported(name):
+        from convnext.export.trained import exported_segmenter
+
+        if mode != "slide":
+            raise ConvNextError(f"{name} is exported for windows of one size, so its --mode is slide, not {mode}.")
+        return exported_segmenter(name)
+    from convnext.segmentation.load import load_segmenter
+
+    return load_segmenter(name, device, which)
+
+
 def evaluate(argv: list[str], description: str) -> int:
     return with_world(parse(Evaluate, argv, "evaluate", description), _evaluate)
 
 
 def _evaluate(arguments: Evaluate, world) -> int:
     from convnext.data.ade20k import open_masks_split
-    from convnext.segmentation.load import load_segmenter
     from convnext.segmentation.miou import evaluate as measure
     from convnext.train.rundir import is_run, read_config
     from convnext.train.step import resolve_precision
@@ -56,7 +77,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
         raise ConvNextError(
             "Give the labelled images to evaluate on: --data with a folder in ADE20K's layout, or similar."
         )
-    trained = {w: load_segmenter(model, world.device, w) for w in weights_wanted(arguments, model)}
+    trained = {w: _open(model, world.device, w, arguments.mode) for w in weights_wanted(arguments, model)}
     first = next(iter(trained.values()))
     images = open_masks_split(data, "val", val_share, seed, reduce)
     if len(images.classes) != len(first.classes):
@@ -101,11 +122,8 @@ def _report(arguments: Evaluate, data: str, images: int, trained: dict, results:
     if arguments.per_class and len(seen) > 1:
         worst = seen[np.argsort(result.iou[seen])][:50]
         rows = [(names[i], f"{result.confusion[i].sum():,}", f"{result.iou[i]:.2f}") for i in worst]
-        title = f"per class ({best}), worst first" + (
-            f", {len(worst)} of {len(seen)}" if len(worst) < len(seen) else ""
-        )
         out.print()
-        print_table(out, table(("class", "pixels", "IoU %"), rows, title))
+        print_table(out, table(("class", "pixels", "IoU %"), rows, worst_first(best, len(worst), len(seen))))
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,53 +141,42 @@ def predict(argv: list[str], description: str) -> int:
 
     import numpy as np
 
-    from convnext.data.find import find_images, output_stems
-    from convnext.data.images import ImageError, decode
     from convnext.report.segmentation import colour_mask, overlay, palette, save_labels
-    from convnext.segmentation.load import load_segmenter
     from convnext.segmentation.sliding import predict_labels
     from convnext.train.distributed import choose_device
     from convnext.train.step import resolve_precision
 
-    files = find_images(arguments.images)
+    pictures = Pictures(arguments.images, "segmenting")
     device = choose_device(arguments.device)
-    trained = load_segmenter(fetched(arguments.model), device, arguments.weights)
+    trained = _open(fetched(arguments.model), device, arguments.weights, arguments.mode)
     precision = resolve_precision(arguments.precision, device)
     out, err = stdout(), stderr()
     err.print(
         f"[dim]{trained.source}, {len(trained.classes)} classes, short side {trained.preprocess.short} px, {device}[/]"
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows, failed, colours = [], 0, palette(len(trained.classes))
-    with progress_bar("segmenting", len(files)) as progress:
-        for done, (file, stem) in enumerate(zip(files, output_stems(files), strict=True), 1):
-            try:
-                image = decode(file)
-            except ImageError as error:
-                failed += 1
-                err.print(f"[red]{error}[/]")
-                continue
-            found = predict_labels(
-                trained.model,
-                image,
-                trained.preprocess,
-                arguments.mode,
-                crop=trained.preprocess.crop,
-                precision=precision,
-            )
-            labels = found.cpu().numpy()
-            target = arguments.out / stem
-            save_labels(labels, target.with_name(f"{stem}.png"))
-            colour_mask(labels, colours).save(target.with_name(f"{stem}.colours.png"))
-            overlay(image, labels, trained.classes, arguments.alpha).save(
-                target.with_name(f"{stem}.overlay.jpg"), quality=92
-            )
-            present, counts = np.unique(labels, return_counts=True)
-            order = np.argsort(-counts)[:5]
-            shown = ", ".join(f"{trained.classes[present[i]]} {100 * counts[i] / labels.size:.0f} %" for i in order)
-            rows.append((file, shown + (", .." if len(present) > 5 else "")))
-            progress(done)
+    rows, colours = [], palette(len(trained.classes))
+    for _, file, stem, image in pictures:
+        found = predict_labels(
+            trained.model,
+            image,
+            trained.preprocess,
+            arguments.mode,
+            crop=trained.preprocess.crop,
+            precision=precision,
+        )
+        labels = found.cpu().numpy()
+        target = arguments.out / stem
+        save_labels(labels, target.with_name(f"{stem}.png"))
+        colour_mask(labels, colours).save(target.with_name(f"{stem}.colours.png"))
+        overlay(image, labels, trained.classes, arguments.alpha).save(
+            target.with_name(f"{stem}.overlay.jpg"), quality=92
+        )
+        present, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts)[:5]
+        shown = ", ".join(f"{trained.classes[present[i]]} {100 * counts[i] / labels.size:.0f} %" for i in order)
+        rows.append((file, shown + (", .." if len(present) > 5 else "")))
     if rows:
         print_table(out, table(("image", "largest classes"), rows, left=2))
         out.print(f"Written: {arguments.out} (NAME.overlay.jpg, NAME.colours.png, NAME.png)")
-    return 2 if failed else 0
+    return 2 if pictures.failed else 0

@@ -1,0 +1,30 @@
+"""torch.export: the graph and the weights in one .pt2, for `torch.export.load(file).module()(images)`."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from convnext.export.graph import DTYPES, trace
+from convnext.export.metadata import KEY, Metadata
+
+ENTRY = f"{KEY}.json"
+
+
+def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
+    program = trace(model, metadata, DTYPES[metadata.precision])
+    torch.export.save(program, file, extra_files={ENTRY: metadata.to_json()})
+
+
+def load(file: Path, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+    module = torch.export.load(file).module()
+    return lambda images: module(images)  # not the module itself, which refuses `eval()`
+
+
+def read_metadata(file: Path) -> str | None:
+    """The JSON in the archive."""
+    with zipfile.ZipFile(file) as archive:
+        name = next((name for name in archive.namelist() if name.endswith(f"extra/{ENTRY}")), None)
+        return archive.read(name).decode() if name else None

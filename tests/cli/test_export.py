@@ -1,0 +1,157 @@
+"""`convnext export`, and `predict` and `evaluate` on what it wrote."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnext.cli.main import run
+from convnext.data.open import open_split
+from convnext.data.shapes import write_shapes_semantic
+
+SEGMENTATION = [
+    "small/segment", "--total-batch", "4", "--device-batch", "2", "--model.weights", "None", "--runtime.workers", "0",
+    "--runtime.device", "cpu", "--optim.warmup-steps", "1", "--model", "upernet_convnext_atto", "--steps", "2",
+    "--eval-every", "2", "--model.channels", "16", "--model.auxiliary-channels", "8", "--augment.short", "64",
+    "--augment.long", "256", "--augment.crop", "64", "--reduce-zero-label", "True",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """The trained digits model in every format that needs no compiler, and in int8."""
+    folder = tmp_path_factory.mktemp("exported")
+    kinds = {
+        "onnx": ("digits.onnx", "onnx", "fp32"),
+        "openvino": ("digits.xml", "openvino", "fp32"),
+        "torch-export": ("digits.pt2", "torch-export", "fp32"),
+        "onnx int8": ("digits.int8.onnx", "onnx", "int8"),
+        "openvino int8": ("digits.int8.xml", "openvino", "int8"),
+    }
+    for name, format, precision in kinds.values():
+        argv = [
+            "--format",
+            format,
+            "--precision",
+            precision,
+            "--out",
+            str(folder / name),
+            "--calibration-images",
+            "100",
+        ]
+        assert run(["export", str(trained), *argv]) == 0
+    return {kind: str(folder / name) for kind, (name, _, _) in kinds.items()}
+
+
+def accuracy(model: str, out, capsys) -> dict:
+    assert run(["evaluate", model, "--data", "digits", "--workers", "0", "--weights", "best", "--out", str(out)]) == 0
+    capsys.readouterr()
+    (result,) = json.loads((out / "evaluation.json").read_text())["results"].values()
+    return result
+
+
+def test_evaluate_measures_what_is_deployed(trained, files, tmp_path, capsys):
+    expected = accuracy(str(trained), tmp_path, capsys)
+    for kind, file in files.items():
+        found = accuracy(file, tmp_path, capsys)
+        if "int8" in kind:
+            assert found["top1"] >= expected["top1"] - 1
+        else:
+            assert found["top1"] == expected["top1"]
+            assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+
+
+def test_predict_gives_the_same_answers(trained, files, tmp_path, capsys):
+    images = open_split("digits", "val", 0.1, 0)
+    for i in range(20):
+        images.image(i).save(tmp_path / f"{i:02}.png")
+
+    def answers(model):
+        assert run(["predict", model, str(tmp_path), "--json", "--batch", "8"]) == 0
+        return [json.loads(line)["predictions"] for line in capsys.readouterr().out.splitlines()]
+
+    expected = answers(str(trained))
+    for kind, file in files.items():
+        found = answers(file)
+        agree = np.mean([a[0]["class"] == b[0]["class"] for a, b in zip(expected, found, strict=True)])
+        assert agree == 1 if "int8" not in kind else agree >= 0.95
+        if "int8" not in kind:
+            assert found[0][0]["probability"] == pytest.approx(expected[0][0]["probability"], abs=1e-5)
+
+
+def test_the_report(trained, tmp_path, capsys):
+    out = tmp_path / "some" / "digits.pt2"
+    assert (
+        run(["export", str(trained), "--format", "torch-export", "--out", str(out), "--comparison-images", "30"]) == 0
+    )
+    said = capsys.readouterr()
+    for words in ("30 held-out images of digits, 8 x 8 px", "(0.0001 allowed)", "100.00 %", "MB", f"predict {out}"):
+        assert words in said.out
+    assert [path.name for path in out.parent.iterdir()] == ["digits.pt2"]
+
+
+def test_the_file_is_beside_the_checkpoint_unless_told_otherwise(trained, tmp_path, capsys):
+    import shutil
+
+    checkpoint = shutil.copy(trained / "best.safetensors", tmp_path / "digits.safetensors")
+    assert run(["export", str(checkpoint), "--format", "torch-export", "--dynamic", "none", "--batch", "4"]) == 0
+    assert "16 drawn pictures" in capsys.readouterr().out
+    assert (tmp_path / "digits.pt2").exists()
+
+
+def test_a_segmenter(tmp_path, capsys):
+    data = write_shapes_semantic(tmp_path / "data", images=4, val_images=2, size=96)
+    out = tmp_path / "run"
+    assert run(["train", *SEGMENTATION, "--data", str(data), "--out", str(out)]) == 0
+    assert run(["export", str(out), "--format", "onnx"]) == 0
+    found = []
+    argv = ["--data", str(data), "--reduce-zero-label", "True", "--out", str(tmp_path / "results")]
+    for model in (out / "best.safetensors", out / "best.onnx"):
+        assert run(["evaluate", str(model), *argv]) == 0
+        found.append(json.loads((tmp_path / "results" / "evaluation.json").read_text())["results"]["best"]["miou"])
+    assert found[0] == pytest.approx(found[1], abs=0.01)
+    assert (
+        run(["predict", str(out / "best.onnx"), str(data / "images" / "validation"), "--out", str(tmp_path / "p")]) == 0
+    )
+    assert len(list((tmp_path / "p").glob("*.overlay.jpg"))) == 2
+    assert run(["predict", str(out / "best.onnx"), str(data / "images"), "--mode", "whole"]) == 2
+    assert "--mode is slide" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["export", "{run}", "--format", "onnx", "--precision", "bf16"], "openvino: fp32, fp16, bf16, int8"),
+        (["export", "{run}", "--dynamic", "colour"], "batch,size, or none"),
+        (["export", "{run}", "--dynamic", "none", "--batch", "0"], "one image at least"),
+        (["export", "{run}", "--out", "{tmp}/m.pt"], "ends in .onnx"),
+        (["export", "{run}/model.safetensors", "--precision", "int8"], "--calibration"),
+        (["export", "{run}", "--tolerance", "-1"], "more than -1: digits/"),
+        (["export", "{run}", "--images", "{tmp}/nothing/*.jpg"], "nothing there"),
+        (["export", "{onnx}"], "exported file already"),
+        (["predict", "{onnx}", "{tmp}/a.png", "--precision", "bf16"], "leave out --precision"),
+        (["predict", "{onnx}", "{tmp}/a.png", "--image-size", "16"], "--image-size 16"),
+        (["predict", "{tmp}/broken.onnx", "{tmp}/a.png"], "broken.onnx"),
+        (["predict", "{tmp}/broken.pt2", "{tmp}/a.png"], "damaged"),
+    ],
+)
+def test_mistakes_get_a_paragraph(argv, said, trained, files, tmp_path, capsys):
+    Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
+    for name in ("broken.onnx", "broken.pt2"):
+        (tmp_path / name).write_bytes(b"no model")
+    places = {"run": trained, "onnx": files["onnx"], "tmp": tmp_path}
+    assert run([word.format(**places) for word in argv]) == 2
+    found = capsys.readouterr().err
+    assert said in found
+    assert "Traceback" not in found
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "broken.onnx", "broken.pt2"}
+
+
+def test_a_detector_is_refused_with_a_reason(tmp_path, capsys):
+    import convnext
+
+    model = convnext.create_model("mask_rcnn_convnext_atto", num_classes=3)
+    file = convnext.save_weights(model, tmp_path / "detector.safetensors", metadata={"task": "detection"})
+    assert run(["export", str(file), "--format", "onnx"]) == 2
+    assert "detectors are not exported" in capsys.readouterr().err
