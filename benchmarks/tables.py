@@ -70,7 +70,85 @@ def overfit(result: dict) -> str:
     )
 
 
+def compile_kernels(result: dict) -> str:
+    """The forms that a Tiny launches on images of 224 px in bf16; of the others their extremes."""
+    cells = [cell for row in result["kernels"].values() for cell in row.values()]
+    architectures = list(next(iter(result["kernels"].values())))
+    stacks = [stack for *_, stack in cells if stack]
+    rows = [
+        (name.replace("_", " "), *(f"{r} / {shared / 1024:.1f} / {stack}" for r, shared, stack in row.values()))
+        for name, row in result["kernels"].items()
+        if re.search(r"_(96x56|192x28|384x14|768x7|96|192|384|768)$", name) and "fp32" not in name
+    ]
+    return (
+        f"Registers per thread / KiB of shared memory per program / bytes of stack per thread, Triton {result['triton']} "
+        f"(`benchmarks/compile_kernels.py`, `results/{Path(result['file']).name}`). Of all {len(result['kernels'])} forms on "
+        f"{len(architectures)} architectures: at most {max(r for r, *_ in cells)} registers and "
+        f"{max(shared for _, shared, _ in cells) / 1024:.1f} KiB, {len(stacks)} with a stack, of at most {max(stacks, default=0)} "
+        f"bytes.\n\n{markdown(rows, ('', *architectures))}"
+    )
+
+
+CPU_COLUMNS = {
+    "ours": lambda c: c["model"].startswith("convnext") and c["runtime"] == "torch" and c["form"] == "plain",
+    "ours deployed": lambda c: c["form"] == "deploy",
+    "ours int8": lambda c: c["model"].startswith("convnext") and c["runtime"] == "openvino-int8",
+    "timm": lambda c: c["model"].startswith("timm") and c["runtime"] == "torch" and c["compile"] == "none",
+    "timm compiled": lambda c: c["model"].startswith("timm") and c["compile"] != "none",
+    "torchvision": lambda c: (
+        c["model"].startswith("torchvision") and c["compile"] == "none" and c["runtime"] == "torch"
+    ),
+    "ONNX Runtime": lambda c: c["model"].startswith("timm") and c["runtime"] == "onnxruntime",
+    "OpenVINO": lambda c: c["model"].startswith("timm") and c["runtime"] == "openvino",
+}
+
+
+def cpu_speed(result: dict) -> str:
+    """Images per second, the best configuration of each kind, and the ratios that people ask for."""
+    groups: dict[tuple, dict[str, float]] = {}
+    for row in result["rows"]:
+        config = row["config"]
+        size = config["model"].partition(":")[2] or config["model"]
+        best = groups.setdefault((size, config["precision"], config["batch"]), {})
+        for column, fits in CPU_COLUMNS.items():
+            if fits(config) and "images_per_second" in row:
+                best[column] = max(best.get(column, 0), row["images_per_second"]["p50"])
+    rows = []
+    for (size, precision, batch), best in groups.items():
+        deployed = best.get("ours deployed")
+        ratios = [
+            round(deployed / best[rival], 2) if deployed and best.get(rival) else None for rival in ("timm", "OpenVINO")
+        ]
+        speeds = [round(best[column], 1) if column in best else None for column in CPU_COLUMNS]
+        rows.append((size.removeprefix("convnext_"), precision, batch, *speeds, *ratios))
+    one = result["rows"][0]
+    versions = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+    shown = [i for i in range(len(rows[0])) if any(row[i] is not None for row in rows)]
+    columns = ("", "type", "batch", *CPU_COLUMNS, "deployed : timm", "deployed : OpenVINO")
+    columns, rows = [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]
+    return (
+        f"Images per second at 224 px, random weights, in turn in one run for each row: medians of {one['rounds']} rounds; "
+        f"{one['device']}; {versions} (`results/{Path(result['file']).name}`).\n\n{markdown(rows, columns)}"
+    )
+
+
+def detector_speed(result: dict) -> str:
+    rows = [
+        (name, row["seconds"]["p50"], row["gmacs"], row["speed_to_torchvision"], row["gmacs_to_torchvision"])
+        for name, row in result["rows"].items()
+    ]
+    table = markdown(rows, ("", "seconds", "GMACs", "speed : torchvision", "GMACs : torchvision"))
+    return (
+        f"{result['what'][0].upper()}{result['what'][1:]}; {result['device']} (`benchmarks/detector_speed.py`, "
+        f"`results/{Path(result['file']).name}`).\n\n{table}"
+    )
+
+
 TABLES = {
+    "cpu_speed": cpu_speed,
+    "cpu_speed_sizes": cpu_speed,
+    "detector_speed": detector_speed,
+    "compile_kernels": compile_kernels,
     "small_scratch_cifar10": small_scratch,
     "robustness_digits": robustness,
     "corruptions": corruptions,

@@ -4,3 +4,13 @@ import os
 
 # before torch is imported: the tests' own workers fill the cores, and threads that spin at barriers slow each other down
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# minutes each, so they begin while there is other work to run beside them, not at the end, when nothing is left
+LONG = ("train/test_resume.py", "cli/test_dense.py", "train/test_resume_processes.py", "cli/test_train.py")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item) -> int:
+        return next((i for i, name in enumerate(LONG) if item.nodeid.startswith(f"tests/{name}")), len(LONG))
+
+    items.sort(key=place)  # stable: all else stays as it was

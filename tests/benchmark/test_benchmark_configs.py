@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from convnext.benchmark.configs import COMPILES, LAYOUTS, Choices, Config, expand, library_of
+from convnext.benchmark.configs import COMPILES, LAYOUTS, RUNTIMES, Choices, Config, expand, library_of
 from convnext.errors import ConvNextError
 
 OURS, PEER = "convnext_tiny", "timm:convnext_tiny"
@@ -97,3 +97,22 @@ def test_a_library_is_named_before_the_colon():
     ]  # fmt: skip
     assert Config(OURS).ours
     assert not Config(PEER).ours
+
+
+def test_other_runtimes_take_the_precisions_that_they_have():
+    choices = Choices(precisions=("fp32", "bf16"), layouts=("nhwc",), runtimes=RUNTIMES)
+    configs = expand([PEER], choices, "cpu")
+    assert {(c.precision, c.runtime) for c in configs} == {
+        ("fp32", "torch"),
+        ("fp32", "onnxruntime"),
+        ("fp32", "openvino"),
+        ("fp32", "openvino-int8"),
+        ("bf16", "torch"),
+        ("bf16", "openvino"),
+        ("bf16", "openvino-int8"),
+    }
+    alone = expand([PEER], replace(choices, runtimes=("openvino",)), "cpu")
+    assert {c.runtime for c in alone} == {"openvino"}
+    assert {c.label for c in alone} == {"openvino"}
+    with pytest.raises(ConvNextError, match="on a CPU"):
+        expand([PEER], choices, "cuda")

@@ -356,6 +356,8 @@ def test_what_a_deployed_model_refuses():
     assert not deployed.eval().training
     with pytest.raises(ConvNextError, match="cannot be trained"):
         deployed.train()
+    with pytest.raises(ConvNextError, match="deployed already"):
+        deployed.deploy()
     with pytest.raises(ConvNextError, match="nothing to save"):
         deployed.state_dict()
     with pytest.raises(ConvNextError, match="Did you mean 'bf16'"):

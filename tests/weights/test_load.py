@@ -103,7 +103,11 @@ def test_a_detectors_checkpoint_is_said_to_be_one(file, tmp_path):
     assert read_checkpoint(tmp_path / "x.pth").format == "official"
     with pytest.raises(ConvNextError, match="holds convnext_atto inside a detector or segmenter"):
         load_model(tmp_path / "x.pth")
-    refuses(atto(), tmp_path / "x.pth", "looks like convnext_atto inside a detector or segmenter, and the model is convnext_atto")
+    refuses(
+        atto(),
+        tmp_path / "x.pth",
+        "looks like convnext_atto inside a detector or segmenter, and the model is convnext_atto",
+    )
 
 
 # -- what fits and what does not

@@ -13,6 +13,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 COMPILES = ("none", "default", "max-autotune", "freezing")
 LAYOUTS = ("nchw", "nhwc")
 BACKENDS = ("auto", "reference")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Config:
 
     `precision` is the type of the weights and the images, unless `autocast`: then these are fp32 and the model runs under
     autocast. tf32 is fp32 whose products take the tensor cores. `form` is "plain", or "deploy": what `model.deploy()`
-    makes of ours. `backend` is the choice of ours among its own kernels. `graph`: one captured CUDA graph.
+    makes of ours. `backend` is the choice of ours among its own kernels. `graph`: one captured CUDA graph. `runtime`: what
+    runs it; another than torch takes images in fp32, computes in `precision` (int8 in its own) and is for inference on a CPU.
     """
 
     model: str
@@ -35,10 +37,15 @@ class Config:
     graph: bool = False
     form: str = "plain"
     backend: str = "auto"
+    runtime: str = "torch"
 
     @property
     def ours(self) -> bool:
         return library_of(self.model) == "ours"
+
+    @property
+    def quantised(self) -> bool:
+        return self.runtime == "openvino-int8"
 
     @property
     def group(self) -> tuple:
@@ -54,6 +61,8 @@ class Config:
     @property
     def label(self) -> str:
         """How the model is run, in a few words; the group says the rest."""
+        if self.runtime != "torch":
+            return self.runtime
         words = [
             "deploy" if self.form == "deploy" else "eager" if self.compile == "none" else f"compile {self.compile}"
         ]
@@ -80,6 +89,7 @@ class Choices:
     compiles: Sequence[str] | None = None
     layouts: Sequence[str] | None = None
     backends: Sequence[str] = ("auto",)
+    runtimes: Sequence[str] = ("torch",)
     graphs: str = "auto"
     """on, off, both; auto: both for inference with one image on a GPU, else off."""
     weights: str = "auto"
@@ -99,6 +109,7 @@ class Choices:
             "compiles": COMPILES,
             "layouts": LAYOUTS,
             "backends": BACKENDS,
+            "runtimes": RUNTIMES,
         }
         for name, words in known.items():
             for word in getattr(self, name) or ():
@@ -113,6 +124,8 @@ class Choices:
             raise ConvNextError("tf32 is an arithmetic of GPUs; on a CPU take fp32 or bf16.")
         if not gpu and self.graphs in ("on", "both"):
             raise ConvNextError("CUDA graphs need a GPU; leave --graphs out, or give --device cuda.")
+        if (gpu or tuple(self.modes) == ("train",)) and set(self.runtimes) != {"torch"}:
+            raise ConvNextError("Other runtimes than torch are measured in inference on a CPU; leave --runtime out.")
         ours = {"compiles": ("none",), "layouts": ("nhwc",)}
         return replace(
             self,
@@ -158,6 +171,14 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
     graphs = {"on": (True,), "off": (False,), "both": (False, True)}.get(chosen.graphs)
     if graphs is None:
         graphs = (False, True) if device == "cuda" and batch == 1 else (False,)
+    plain = chosen.layouts[0] if chosen.layouts else "nchw"
+    if mode == "inference" and not autocast:
+        for runtime in chosen.runtimes:
+            # ONNX Runtime has no bf16 on a CPU, and nothing but our own exports is quantised
+            if runtime != "torch" and precision in ("fp32", "bf16") and (runtime, precision) != ("onnxruntime", "bf16"):
+                yield Config(name, mode, batch, size, precision, layout=plain, runtime=runtime)
+    if "torch" not in chosen.runtimes:
+        return
     ways: Iterable[Any] = product(forms, compiles or (), layouts or (), chosen.backends, graphs)
     for form, how, layout, backend, graph in ways:
         skipped = (

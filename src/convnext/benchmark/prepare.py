@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnext.benchmark import networks
+from convnext.benchmark import networks, runtimes
 from convnext.benchmark.configs import Config
 from convnext.ops.backend import backend
 from convnext.train.step import autocast
@@ -23,7 +23,7 @@ _numbers = count()
 
 
 def weights_dtype(config: Config) -> torch.dtype:
-    return torch.float32 if config.autocast else DTYPES[config.precision]
+    return torch.float32 if config.autocast or config.runtime != "torch" else DTYPES[config.precision]
 
 
 @contextmanager
@@ -59,6 +59,8 @@ def prepare(config: Config, device: torch.device, rotated: bool = True) -> Calla
     with device:
         model = networks.build(config.model, config.image_size)
     model = model.to(device).train(config.mode == "train")
+    if config.runtime != "torch":
+        return _inference(runtimes.convert(model, config), images(config, device, rotations(config)), "fp32", device)
     if config.form == "deploy":
         model = model.deploy(precision="bf16" if config.precision == "bf16" else "fp32")
     else:

@@ -6,9 +6,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -24,15 +25,16 @@ from convnext.files import replace_text
 
 FORMAT = 1
 PACKAGE = Path(__file__).parents[1]
-SPEED = ("models", "ops", "benchmark")  # folders whose code decides what is measured
+SPEED = ("models", "ops", "export", "benchmark")  # folders whose code decides what is measured
 SAME = ("config", "device", "versions", "commit", "source")
 
 
 def environment(device: torch.device) -> dict:
     """What a row is measured on and with; rows of another environment are never taken for this one's."""
-    libraries = ("torchvision", "timm") + (("triton",) if device.type == "cuda" else ())
     versions = {"convnext": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    versions |= {name: version(name) for name in libraries}
+    for name in ("torchvision", "timm", *(("triton",) if device.type == "cuda" else ("onnxruntime", "openvino"))):
+        with suppress(PackageNotFoundError):  # the runtimes are extras
+            versions[name] = version(name)
     if device.type == "cuda":
         versions["cuda"] = torch.version.cuda or ""
     return {"device": describe(device), "versions": versions, "commit": commit(), "source": source()}
@@ -116,7 +118,7 @@ def achieved(config: Config, counted: Count, images_per_second: float, ceilings:
     itemsize = 2 if config.precision in ("fp16", "bf16") else weights_dtype(config).itemsize
     gigabytes = times * bytes_each * itemsize * images_per_second / 1e9
     found = {"tflops": round(tflops, 4), "model_gb_per_second": round(gigabytes, 2)}
-    if roof := ceilings.get("matmul_tflops", {}).get(config.precision):
+    if (roof := ceilings.get("matmul_tflops", {}).get(config.precision)) and not config.quantised:
         found["share_of_matmul"] = round(tflops / roof, 4)
     if roof := ceilings.get("copy_gb_per_second"):
         found["share_of_copy"] = round(gigabytes / roof, 4)
@@ -126,8 +128,9 @@ def achieved(config: Config, counted: Count, images_per_second: float, ceilings:
 def add_ratios(rows: Sequence[dict]) -> None:
     """Set `ratio` and `ratio_to` of every row: its p50 over that of the best peer configuration that does the same work.
 
-    The same work is the group of the configuration, on the same device with the same versions, of the same architecture; where
-    no peer has this architecture, the best of all peers; without peers there is none. Peers of the same run go before others.
+    The same work is the group of the configuration, in int8 or not, on the same device with the same versions, of the same
+    architecture; where no peer has this architecture, the best of all peers; without peers there is none. Peers of the same
+    run go before others.
     """
     for row in rows:
         for name in ("ratio", "ratio_to", "ratio_same_run"):
@@ -141,6 +144,7 @@ def add_ratios(rows: Sequence[dict]) -> None:
             if other["library"] != "ours"
             and "images_per_second" in other
             and Config(**other["config"]).group == config.group
+            and Config(**other["config"]).quantised == config.quantised
             and (other["device"], other["versions"]) == (row["device"], row["versions"])
         ]
         alike = [p for p in peers if architecture(p["config"]["model"]) == architecture(config.model)]

@@ -132,7 +132,7 @@ def _started(config: Config, device: torch.device, with_memory: bool, clock: Clo
 def _measure_cpu_memory(
     runner: Runner, device: torch.device, with_memory: bool, show: Show, at: tuple[int, int]
 ) -> None:
-    if device.type == "cpu" and with_memory and runner.error is None:
+    if device.type == "cpu" and with_memory and runner.error is None and runner.config.runtime == "torch":
         show(f"{runner.config.model}, {runner.config.label}: memory", *at)
         try:
             runner.peak_memory, runner.memory_measure = memory.cpu_memory(runner.config)

@@ -85,7 +85,9 @@ def pack(model: nn.Module) -> None:
             setattr(model, name, PackedBlock(child))
         elif isinstance(child, nn.Linear):
             setattr(model, name, PackedLinear(child))
-        elif isinstance(child, nn.Conv2d) and child.in_channels >= FEWEST_CHANNELS and child.kernel_size == child.stride:
+        elif (
+            isinstance(child, nn.Conv2d) and child.in_channels >= FEWEST_CHANNELS and child.kernel_size == child.stride
+        ):
             setattr(model, name, PackedPatches(child))
         else:
             pack(child)
@@ -120,6 +122,9 @@ class Deployed(nn.Module):
         if mode:
             raise ConvNextError("A deployed model cannot be trained; train the model that it was made from.")
         return super().train(mode)
+
+    def deploy(self, precision: str = "auto") -> "Deployed":
+        raise ConvNextError("This model is deployed already; deploy the model that it was made from.")
 
     def state_dict(self, *args, **kwargs):
         raise ConvNextError("A deployed model has nothing to save; save the model that it was made from.")

@@ -17,7 +17,13 @@ from convnext.files import replace_text
 from convnext.recipes.diff import difference
 from convnext.recipes.schema import Classification, Detection, Recipe, Segmentation
 
-CONFIG, ENVIRONMENT, METRICS, SUMMARY, LOCK = "config.json", "environment.json", "metrics.jsonl", "summary.json", ".lock"
+CONFIG, ENVIRONMENT, METRICS, SUMMARY, LOCK = (
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "summary.json",
+    ".lock",
+)
 RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
 NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
 

@@ -1,0 +1,78 @@
+"""Cascade Mask R-CNN with ConvNeXt-T beside torchvision's maskrcnn_resnet50_fpn_v2: time and FLOPs of one picture.
+
+    python benchmarks/detector_speed.py --out results/detector_speed.json
+
+Both with random weights, in fp32, in turn on the same 800x1280 pictures, on the CPU. The FLOPs are those of what ran,
+counted by PyTorch. Random weights give 1,000 proposals and, as no class is likelier than another, no detections: the mask
+heads, which see these, are in neither time. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+import convnext
+from convnext.benchmark.rows import environment
+from convnext.ops.backend import backend
+
+HEIGHT, WIDTH = 800, 1280
+OURS = ("cascade_mask_rcnn_convnext_tiny", "mask_rcnn_convnext_tiny")
+THEIRS = "torchvision:maskrcnn_resnet50_fpn_v2"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    models = {name: convnext.create_model(name).eval() for name in OURS}
+    models[THEIRS] = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval()
+    pictures = torch.rand(arguments.rounds + 1, 3, HEIGHT, WIDTH)
+
+    def run(name: str, number: int):
+        picture = pictures[number : number + 1]  # ours takes a batch, torchvision's a list, which it normalises itself
+        return models[name](list(picture) if name == THEIRS else (picture - 0.45) / 0.225)
+
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    rows = {}
+    with torch.inference_mode():
+        for name in models:
+            with backend("reference"), FlopCounterMode(display=False) as counter:
+                run(name, 0)
+            rows[name] = {"gmacs": round(counter.get_total_flops() / 2e9, 1)}
+        for number in range(1, arguments.rounds + 1):
+            for name in models:
+                start = perf_counter()
+                run(name, number)
+                seconds[name].append(perf_counter() - start)
+    for name, row in rows.items():
+        row["seconds"] = {"p50": round(median(seconds[name]), 3), "all": [round(s, 3) for s in seconds[name]]}
+        row["params"] = sum(p.numel() for p in models[name].parameters())
+        row["speed_to_torchvision"] = round(
+            median(a / b for a, b in zip(seconds[THEIRS], seconds[name], strict=True)), 3
+        )
+        row["gmacs_to_torchvision"] = round(row["gmacs"] / rows[THEIRS]["gmacs"], 3)
+    result = environment(torch.device("cpu")) | {
+        "what": f"one {HEIGHT}x{WIDTH} picture, fp32, random weights, in turn; speeds are medians of rounds",
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "rows": rows,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, row in rows.items():
+        print(f"{name:36} {row['seconds']['p50']:7.2f} s {row['gmacs']:7.1f} GMACs  "
+              f"speed x {row['speed_to_torchvision']:.2f}  MACs x {row['gmacs_to_torchvision']:.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
