@@ -24,13 +24,13 @@ def uninterrupted(whole) -> dict:
     return result(whole)
 
 
-def test_killed_twice(uninterrupted, tmp_path):
-    """One run, killed early and late, continued by another number of workers each time."""
+def test_killed_three_times(uninterrupted, tmp_path):
+    """One run, killed early, halfway and late, continued by another number of workers each time."""
     out = tmp_path / "run"
     chance = random.Random(0)
-    for step, workers in ((5, "0"), (40, "2")):
+    for step, workers in ((5, "0"), (25, "2"), (40, "0")):
         kill_at(out, step, chance.uniform(0, 1), "--runtime.workers", workers)
-    said = finish(start(out, "--runtime.workers", "0"))
+    said = finish(start(out, "--runtime.workers", "2"))
     assert "Continuing the run" in said
     assert_same(uninterrupted, result(out))
 
