@@ -97,6 +97,7 @@ def test_a_detector_leaves_everything_behind(detector, capsys):
     assert "circle, rectangle, triangle" in said
 
 
+@pytest.mark.slow
 def test_a_stopped_detector_continues_to_the_same_bits(detector, shapes, tmp_path, monkeypatch):
     from convnext.detection.task import DetectionTask
 

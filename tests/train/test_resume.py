@@ -47,7 +47,7 @@ def test_killed_at_a_random_point(uninterrupted, tmp_path, seed, workers):
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_within_a_step_and_exits_with_its_code(uninterrupted, tmp_path, signum, code):
+def test_a_signal_saves_within_a_step_and_exits_with_its_code(tmp_path, signum, code):
     out = tmp_path / "run"
     process = start(out, "--runtime.workers", "2", "--runtime.checkpoint-steps", "1000")
     while recorded(out) < 5 and process.poll() is None:
@@ -59,9 +59,18 @@ def test_a_signal_saves_within_a_step_and_exits_with_its_code(uninterrupted, tmp
     assert "Traceback" not in output
     saved = max((out / "checkpoints").iterdir())
     assert 5 <= int(saved.name[5:13]) <= 20
-    if signum == signal.SIGTERM:
-        finish(start(out, "--runtime.workers", "0", "--runtime.checkpoint-steps", "1000"))
-        assert_same(uninterrupted, result(out))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_in_the_same_bits(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, "--runtime.workers", "2", "--runtime.checkpoint-steps", "1000")
+    while recorded(out) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    finish(start(out, "--runtime.workers", "0", "--runtime.checkpoint-steps", "1000"))
+    assert_same(uninterrupted, result(out))
 
 
 def test_another_config_is_refused_and_the_difference_shown(whole):
