@@ -68,7 +68,8 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(uninterrupted, tmp_path):
     while recorded(out) < 5 and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(60) == 143
+    process.communicate(timeout=60)
+    assert process.returncode == 143
     finish(start(out, "--runtime.workers", "0", "--runtime.checkpoint-steps", "1000"))
     assert_same(uninterrupted, result(out))
 
