@@ -4,12 +4,7 @@ As in tests/ops, the kernels run in Triton's interpreter in a process of their o
 """
 
 import copy
-import json
-import os
-import subprocess
 import sys
-import traceback
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +15,7 @@ from convnext.models.convnext import ConvNeXt
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks, recompute_hidden
 from convnext.ops import backend
+from interpreter import interpreted, run_cases
 
 SIDE = 32  # of the images: the interpreter takes seconds for each, so most cases are of an isotropic network, with 2 x 2 pixels
 
@@ -208,39 +204,21 @@ CHECKS = {name: f for name, f in list(globals().items()) if name.startswith("cas
 
 
 def main(names: list[str]) -> None:
-    """Run cases by name; a line of JSON for each: the errors, or a traceback."""
-    for name in names:
-        try:
-            result = CHECKS[name]() if name in CHECKS else compare(*(CASES | SLOW)[name])
-        except Exception:
-            result = traceback.format_exc()
-        print(json.dumps({name: result}), flush=True)
+    """Run cases by name, see `interpreter`."""
+    run_cases(names, lambda name: CHECKS[name]() if name in CHECKS else compare(*(CASES | SLOW)[name]))
 
 
 # -- the tests
 
 
-def interpreted(names) -> dict:
-    """The results of cases, from a process in which Triton interprets."""
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, __file__, *names],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return {k: v for line in run.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
-
-
 @pytest.fixture(scope="module")
 def quick():
-    return interpreted([*CASES, *CHECKS])
+    return interpreted(__file__, [*CASES, *CHECKS])
 
 
 @pytest.fixture(scope="module")
 def slow():
-    return interpreted(SLOW)
+    return interpreted(__file__, SLOW)
 
 
 def assert_exact(result, kind, layer_scale, *_):

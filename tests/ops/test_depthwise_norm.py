@@ -3,13 +3,8 @@
 That process is this file, run as a program: it prints one JSON line per case, and the tests read them.
 """
 
-import json
-import os
-import subprocess
 import sys
 import threading
-import traceback
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext.errors import ConvNextError
 from convnext.ops import backend
 from convnext.ops.depthwise_norm import depthwise_norm, fused, reference
+from interpreter import interpreted, run_cases
 
 NAMES = ("x", "weight", "bias", "norm_weight", "norm_bias")
 
@@ -137,44 +133,24 @@ CHECKS = {f.__name__: f for f in (case_operator, case_compile, case_dtypes, case
 
 
 def main(names: list[str]) -> None:
-    """Run cases by name; a line of JSON for each: the errors, or a traceback."""
+    """Run cases by name, see `interpreter`."""
     from convnext.ops._triton import depthwise, norm
 
     depthwise.PROGRAMS = norm.PROGRAMS = 2  # so that a program has more than one piece to add up, in small tensors too
-    cases = QUICK | SLOW
-    for name in names:
-        try:
-            result = CHECKS[name]() if name in CHECKS else errors(*cases[name])
-        except Exception:
-            result = traceback.format_exc()
-        print(json.dumps({name: result}), flush=True)
+    run_cases(names, lambda name: CHECKS[name]() if name in CHECKS else errors(*(QUICK | SLOW)[name]))
 
 
 # -- the tests
 
 
-def interpreted(names) -> dict:
-    """The results of cases, from a process in which Triton interprets."""
-    pytest.importorskip("triton")
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, __file__, *names],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root / "src")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return {k: v for line in run.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
-
-
 @pytest.fixture(scope="module")
 def quick():
-    return interpreted([*QUICK, *CHECKS])
+    return interpreted(__file__, [*QUICK, *CHECKS])
 
 
 @pytest.fixture(scope="module")
 def slow():
-    return interpreted(SLOW)
+    return interpreted(__file__, SLOW)
 
 
 def assert_within(result, dtype, affine):

@@ -3,12 +3,7 @@
 That process is this file, run as a program: it prints one JSON line per case, and the tests read them.
 """
 
-import json
-import os
-import subprocess
 import sys
-import traceback
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext.errors import ConvNextError
 from convnext.ops import backend, mlp
 from convnext.ops.mlp import fold_affine, fold_gamma, fused, mlp_residual, reference
+from interpreter import interpreted, run_cases
 
 if __name__ == "__main__":
     import triton
@@ -218,40 +214,21 @@ CHECKS = {name: f for name, f in list(globals().items()) if name.startswith("cas
 
 
 def main(names: list[str]) -> None:
-    """Run cases by name; a line of JSON for each: the errors, or a traceback."""
-    cases = QUICK | SLOW
-    for name in names:
-        try:
-            result = CHECKS[name]() if name in CHECKS else errors(*cases[name])
-        except Exception:
-            result = traceback.format_exc()
-        print(json.dumps({name: result}), flush=True)
+    """Run cases by name, see `interpreter`."""
+    run_cases(names, lambda name: CHECKS[name]() if name in CHECKS else errors(*(QUICK | SLOW)[name]))
 
 
 # -- the tests
 
 
-def interpreted(names) -> dict:
-    """The results of cases, from a process in which Triton interprets."""
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, __file__, *names],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return {k: v for line in run.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
-
-
 @pytest.fixture(scope="module")
 def quick():
-    return interpreted([*QUICK, *CHECKS])
+    return interpreted(__file__, [*QUICK, *CHECKS])
 
 
 @pytest.fixture(scope="module")
 def slow():
-    return interpreted(SLOW)
+    return interpreted(__file__, SLOW)
 
 
 def assert_within(result, dtype, gamma, cut_off=1):

@@ -174,7 +174,7 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
     plain = chosen.layouts[0] if chosen.layouts else "nchw"
     if mode == "inference" and not autocast:
         for runtime in chosen.runtimes:
-            # ONNX Runtime has no bf16 on a CPU, and nothing but our own exports is quantised
+            # no runtime takes tf32 or fp16 arithmetic on a CPU, and ONNX Runtime no bf16
             if runtime != "torch" and precision in ("fp32", "bf16") and (runtime, precision) != ("onnxruntime", "bf16"):
                 yield Config(name, mode, batch, size, precision, layout=plain, runtime=runtime)
     if "torch" not in chosen.runtimes:

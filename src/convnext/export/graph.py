@@ -4,8 +4,6 @@ Legend: B batch, H W height and width, K classes.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +15,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convnext.errors import ConvNextError
 from convnext.export.metadata import Metadata
 from convnext.models.deploy import fold
-from convnext.ops import depthwise
 from convnext.ops.backend import backend
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,7 +68,7 @@ def trace(model: nn.Module, metadata: Metadata, dtype: torch.dtype = torch.float
         size = (2 * metadata.smallest, 3 * metadata.smallest)  # unequal, so that neither stands for the other
     images = torch.zeros(batch, metadata.in_chans, *size)
     try:
-        with torch.no_grad(), backend("reference"), _no_tiny_maps():
+        with torch.no_grad(), backend("reference"):
             program = torch.export.export(graph_of(model, dtype), (images,), dynamic_shapes=({**dims},))
     except (RuntimeError, ValueError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -82,13 +79,3 @@ def trace(model: nn.Module, metadata: Metadata, dtype: torch.dtype = torch.float
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of files of this machine
     return program
-
-
-@contextmanager
-def _no_tiny_maps() -> Iterator[None]:
-    """Keep the choice by size in `depthwise_conv` from becoming a bound of a graph whose size is free."""
-    before, depthwise.TINY = depthwise.TINY, 0
-    try:
-        yield
-    finally:
-        depthwise.TINY = before
