@@ -100,7 +100,7 @@ def make_recipe(task: str, data: str, length: int | None) -> Recipe:
             optim=PolyOptim(lr=3e-3, warmup_steps=30, power=1.0),
             runtime=runtime,
         )
-    epochs = length or {"mask_rcnn": 40, "cascade_mask_rcnn": 34}[task]
+    epochs = length or {"mask_rcnn": 40, "cascade_mask_rcnn": 37}[task]
     return replace(
         recipes.get("coco/mask-rcnn-tiny" if task == "mask_rcnn" else "coco/cascade-tiny"),
         data=data,
