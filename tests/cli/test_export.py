@@ -1,6 +1,7 @@
 """`convnext export`, and `predict` and `evaluate` on what it wrote."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 
 from convnext.cli.main import run
 from convnext.data.open import open_split
-from convnext.data.shapes import write_shapes_semantic
+from convnext.data.pixels import DensePreprocess
+from convnext.data.shapes import write_shapes, write_shapes_semantic
 
 SEGMENTATION = [
     "small/segment", "--total-batch", "4", "--device-batch", "2", "--model.weights", "None", "--runtime.workers", "0",
@@ -148,10 +150,51 @@ def test_mistakes_get_a_paragraph(argv, said, trained, files, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "broken.onnx", "broken.pt2"}
 
 
-def test_a_detector_is_refused_with_a_reason(tmp_path, capsys):
+@pytest.fixture
+def detector(tmp_path):
+    """A checkpoint of random weights, so large that some regions are surely something."""
+    import torch
+
     import convnext
 
-    model = convnext.create_model("mask_rcnn_convnext_atto", num_classes=3)
-    file = convnext.save_weights(model, tmp_path / "detector.safetensors", metadata={"task": "detection"})
-    assert run(["export", str(file), "--format", "onnx"]) == 2
-    assert "detectors are not exported" in capsys.readouterr().err
+    torch.manual_seed(0)
+    model = convnext.create_model("mask_rcnn_convnext_atto", num_classes=3, layer_scale_init_value=1.0)
+    with torch.no_grad():
+        model.roi_head.bbox_head.fc_cls.weight *= 4
+        model.rpn_head.rpn_cls.weight *= 10
+    preprocess = asdict(DensePreprocess(96, 160))
+    told = {"task": "detection", "classes": ["circle", "rectangle", "triangle"], "preprocess": preprocess}
+    return convnext.save_weights(model, tmp_path / "detector.safetensors", metadata=told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--format", "onnx"), ("--format", "openvino", "--image-size", "160")])
+def test_a_detector(options, detector, tmp_path, capsys):
+    data = write_shapes(tmp_path / "shapes", images=2, val_images=3, size=96)
+    file = tmp_path / ("d.onnx" if "onnx" in options else "d.xml")
+    assert run(["export", str(detector), *options, "--out", str(file), "--images", str(data / "val")]) == 0
+    assert "100.00 % of" in capsys.readouterr().out
+    found = []
+    for model in (detector, file):
+        assert run(["evaluate", str(model), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+        (result,) = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"].values()
+        found.append(result)
+    if "onnx" in options:  # the other has pictures of another size
+        assert found[1] == pytest.approx(found[0], abs=0.1, nan_ok=True)
+    pictures = sorted(map(str, (data / "val").glob("*.png")))
+    assert run(["predict", str(file), *pictures, "--out", str(tmp_path / "drawn")]) == 0
+    assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--format", "aot-inductor"], "A detector is not written as aot-inductor in fp32. There are onnx: fp32, fp16"),
+        (["--format", "onnx", "--batch", "2"], "one picture a call"),
+        (["--format", "onnx", "--dynamic", "batch"], "one picture a call"),
+        (["--format", "onnx", "--image-size", "100"], "a detector's is a multiple of 32"),
+    ],
+)
+def test_what_a_detector_is_not_written_as(options, said, detector, capsys):
+    assert run(["export", str(detector), *options]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

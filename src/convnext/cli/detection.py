@@ -10,6 +10,7 @@ from convnext.cli.options import (
     EvaluateOptions,
     Pictures,
     PredictOptions,
+    is_exported,
     progress_bar,
     weights_wanted,
     with_world,
@@ -37,6 +38,17 @@ class Predict(PredictOptions):
     """Draw the masks."""
 
 
+def _open(name: str, device, which: str):
+    """The `TrainedDetector` in a checkpoint, a run, or an exported file."""
+    if is_exported(name):
+        from convnext.export.trained import exported_detector
+
+        return exported_detector(name)
+    from convnext.detection.load import load_detector
+
+    return load_detector(name, device, which)
+
+
 def evaluate(argv: list[str], description: str) -> int:
     return with_world(parse(Evaluate, argv, "evaluate", description), _evaluate)
 
@@ -45,7 +57,6 @@ def _evaluate(arguments: Evaluate, world) -> int:
     from convnext.data.coco import open_coco_split
     from convnext.data.loader import default_workers
     from convnext.detection.evaluate import evaluate as measure
-    from convnext.detection.load import load_detector
     from convnext.train.rundir import is_run, read_config
     from convnext.train.step import resolve_precision
 
@@ -57,7 +68,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
         data, val_share, seed = data or recipe.data, recipe.val_share, recipe.seed
     if data is None:
         raise ConvNextError("Give the labelled images to evaluate on: --data with a folder in COCO's layout.")
-    trained = {w: load_detector(model, world.device, w) for w in weights_wanted(arguments, model)}
+    trained = {w: _open(model, world.device, w) for w in weights_wanted(arguments, model)}
     first = next(iter(trained.values()))
     images = open_coco_split(data, "val", val_share, seed)
     if list(images.classes) != first.classes:
@@ -134,7 +145,6 @@ def predict(argv: list[str], description: str) -> int:
     from convnext.data.coco_file import require
     from convnext.data.pixels import pad_to_multiple
     from convnext.detection.evaluate import to_coco
-    from convnext.detection.load import load_detector
     from convnext.files import replace_text
     from convnext.report.detection import draw_detections
     from convnext.train.distributed import choose_device
@@ -143,7 +153,7 @@ def predict(argv: list[str], description: str) -> int:
     pictures = Pictures(arguments.images, "detecting")
     encode = require("pycocotools.mask").encode
     device = choose_device(arguments.device)
-    trained = load_detector(fetched(arguments.model), device, arguments.weights)
+    trained = _open(fetched(arguments.model), device, arguments.weights)
     precision = resolve_precision(arguments.precision, device)
     out, err = stdout(), stderr()
     err.print(

@@ -15,12 +15,13 @@ DESCRIPTION = """Write a model as a file that runs without this package, and com
     convnext export model.safetensors --format openvino --precision int8 --calibration photos
     convnext export convnext_tiny.in1k --format torch-export --dynamic batch,size --images holiday/*.jpg
     convnext export runs/small-finetune --format aot-inductor --out model.aoti.pt2
+    convnext export runs/small-detect --format onnx --images streets
 
-    format        file          precisions              needs
-    onnx          .onnx         fp32, fp16, int8        convnext[export]
-    openvino      .xml + .bin   fp32, fp16, bf16, int8  convnext[export]
-    torch-export  .pt2          fp32, fp16, bf16
-    aot-inductor  .aoti.pt2     fp32, fp16, bf16        a C++ compiler; the file is for this kind of processor
+    format        file          precisions              detectors         needs
+    onnx          .onnx         fp32, fp16, int8        fp32, fp16        convnext[export]
+    openvino      .xml + .bin   fp32, fp16, bf16, int8  fp32, fp16, bf16  convnext[export]
+    torch-export  .pt2          fp32, fp16, bf16        fp32
+    aot-inductor  .aoti.pt2     fp32, fp16, bf16        none              a C++ compiler; for this kind of processor
 
 fp16 in onnx and openvino halves the file: weights are stored in fp16, and a CPU computes in fp32. bf16 in openvino keeps
 the file and computes in bf16. In the other two, weights and arithmetic are of that type. int8 (convnext[int8]) measures
@@ -29,6 +30,7 @@ there.
 
 Every file is run on real images beside the model: those of --images, else of --calibration, else what the run held out,
 else drawn ones. Beyond the tolerance (fp32: 1e-4 and the same top-1 everywhere; else 99 % of top-1) nothing is written.
+Of a detector both must find the same things (fp32: 99.5 % of them, scores within 1e-3; else 90 %).
 
 The file says its task, classes and preprocessing: `convnext predict FILE images..` and `evaluate` take it as they take a
 checkpoint."""
@@ -40,8 +42,9 @@ class Arguments:
     """A run's folder, a checkpoint file, or a name of the catalog."""
     format: Literal["onnx", "openvino", "torch-export", "aot-inductor"] = "onnx"
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    dynamic: str = "batch"
-    """What is left free: batch, size, both as batch,size, or none. Segmenters have the size of their windows."""
+    dynamic: str | None = None
+    """What is left free: batch, size, both as batch,size, or none; batch by default. Segmenters have the size of their
+    windows. Detectors take one picture a call, of any size, or with --image-size one padded to a square."""
     batch: int = 1
     """Images of a call where batch is not free."""
     image_size: int | None = None
@@ -66,7 +69,7 @@ class Arguments:
 
 def run(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, "export", DESCRIPTION)
-    batch, size_free = _axes(arguments)
+    free = _free(arguments)
 
     from convnext.cli.options import counted_bar
     from convnext.export import formats
@@ -83,11 +86,12 @@ def run(argv: list[str]) -> int:
     if is_exported(source):
         raise ConvNextError(f"{source} is an exported file already; give the checkpoint that it was made of.")
     task = task_of(source)
+    batch, size_free = _axes(arguments, free, task)
+    if task == "detection":
+        formats.check_detector(form, arguments.precision)
     trained = open_checkpoint(source, task, arguments.weights, arguments.image_size)
     pre = trained.preprocess
     side = pre.size if task == "classification" else pre.crop or pre.short
-    if task == "segmentation" and size_free:
-        raise ConvNextError("A segmenter is exported for windows of one size: give --dynamic batch or none.")
     metadata = describe(
         trained,
         task,
@@ -125,14 +129,32 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _axes(arguments: Arguments) -> tuple[int | None, bool]:
-    """(images of a call or None for any, whether the size is free)."""
+def _free(arguments: Arguments) -> set[str] | None:
+    """Which of batch and size --dynamic leaves free; None if it is not given."""
+    if arguments.batch < 1:
+        raise ConvNextError(f"--batch is {arguments.batch}; a call has one image at least.")
+    if arguments.dynamic is None:
+        return None
     words = {word.strip() for word in arguments.dynamic.split(",")} - {""}
     if not words <= {"batch", "size", "none"} or ("none" in words and len(words) > 1):
         raise ConvNextError(f"--dynamic is {arguments.dynamic!r}; it must be batch, size, batch,size, or none.")
-    if arguments.batch < 1:
-        raise ConvNextError(f"--batch is {arguments.batch}; a call has one image at least.")
-    return (None if "batch" in words else arguments.batch), "size" in words
+    return words - {"none"}
+
+
+def _axes(arguments: Arguments, free: set[str] | None, task: str) -> tuple[int | None, bool]:
+    """(images of a call or None for any, whether the size is free)."""
+    if task == "detection":
+        square = arguments.image_size is not None
+        if arguments.batch != 1 or free not in (None, set() if square else {"size"}):
+            raise ConvNextError(
+                "A detector is exported for one picture a call, of any size, or with --image-size for one that is padded to a "
+                "square of that side: leave out --dynamic and --batch."
+            )
+        return 1, not square
+    if task == "segmentation" and free and "size" in free:
+        raise ConvNextError("A segmenter is exported for windows of one size: give --dynamic batch or none.")
+    free = {"batch"} if free is None else free
+    return (None if "batch" in free else arguments.batch), "size" in free
 
 
 def _versions() -> dict[str, str]:
@@ -169,18 +191,13 @@ def _pictures(arguments: Arguments, source: str, side: int):
 
 def _print(report, form, what: str) -> None:
     found, out = report.comparison, stdout()
-    tolerance = "any" if report.tolerance.difference is None else f"{report.tolerance.difference:g}"
     sizes = ", ".join(f"{height} x {width}" for height, width in found.sizes)
     rows = [
         ("format", f"{form.name}, {report.metadata.precision}: {form.precisions[report.metadata.precision]}"),
         ("file", report.file),
         ("size", f"{report.bytes / 1e6:.1f} MB"),
         ("compared on", f"{what}, {sizes} px"),
-        (
-            "largest difference",
-            f"{found.difference:.2e} of the logits, {found.relative:.1e} of the largest ({tolerance} allowed)",
-        ),
-        ("top-1 agreement", f"{found.agreement:.2f} % ({report.tolerance.agreement:g} % asked for)"),
+        *found.rows(report.tolerance),
         ("seconds", f"{report.seconds:.1f}"),
     ]
     if report.metadata.precision == "int8":

@@ -33,10 +33,9 @@ def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tenso
     """
     picture = torch.cat([box.new_full((len(box), 1), i) for i, box in enumerate(boxes)])
     regions = torch.cat([picture, torch.cat(list(boxes))], dim=1)  # (n, 5)
-    scale = ((regions[:, 3] - regions[:, 1]) * (regions[:, 4] - regions[:, 2])).sqrt()
-    level_of = (scale / (FINEST * strides[0]) + 1e-6).log2().floor().clamp(0, len(levels) - 1)
+    level_of = fitting_level(regions[:, 1:], strides)
     order = level_of.argsort(stable=True)
-    counts = torch.bincount(level_of.long(), minlength=len(levels)).tolist()
+    counts = torch.bincount(level_of, minlength=len(levels)).tolist()
     pooled = [
         roi_align(level, part, side, 1 / stride, sampling_ratio=0, aligned=True)
         for level, stride, part in zip(levels, strides, regions[order].split(counts), strict=True)
@@ -45,6 +44,12 @@ def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tenso
     if not pooled:
         return levels[0][:0, :, :1, :1].expand(-1, -1, side, side)
     return torch.cat(pooled)[order.argsort()]
+
+
+def fitting_level(boxes: Tensor, strides: Sequence[int]) -> Tensor:
+    """The level, 0 for the finest, from which each of the boxes (n, 4) is read: (n,) int64."""
+    scale = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    return (scale / (FINEST * strides[0]) + 1e-6).log2().floor().clamp(0, len(strides) - 1).long()
 
 
 class BoxHead(nn.Module):
@@ -97,4 +102,4 @@ class BoxHead(nn.Module):
 
     def refine(self, boxes: Tensor, labels: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
         """The boxes (n, 4) moved by the deltas (n, K, 4) of their labels (n,) in 0..K-1, cut to the picture."""
-        return decode(boxes, deltas[torch.arange(len(boxes), device=boxes.device), labels], self.stds, clip_to=size)
+        return decode(boxes, deltas[torch.arange(boxes.shape[0], device=boxes.device), labels], self.stds, clip_to=size)

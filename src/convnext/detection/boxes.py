@@ -42,8 +42,8 @@ def decode(
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) cut to a picture of `size` (height, width); nan, from weights that diverged, becomes 0."""
     height, width = size
-    x1, y1, x2, y2 = boxes.nan_to_num(0.0).unbind(-1)
-    return torch.stack([x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], dim=-1)
+    x1, y1, x2, y2 = boxes.nan_to_num(0.0).clamp(min=0).unbind(-1)
+    return torch.stack([x1.clamp(max=width), y1.clamp(max=height), x2.clamp(max=width), y2.clamp(max=height)], dim=-1)
 
 
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:

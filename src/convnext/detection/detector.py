@@ -122,7 +122,7 @@ class Detector(nn.Module):
     def proposals(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> list[tuple[Tensor, Tensor]]:
         """The regions that the heads would look at: for each picture boxes (n, 4), n <= 1000, and scores (n,), best first."""
         levels = self.pyramid(x)
-        return self.rpn_head.proposals(self.rpn_head(levels), levels, _sizes(x, image_sizes), *TEST)
+        return self.rpn_head.proposals(self.rpn_head(levels), levels, image_sizes_of(x, image_sizes), *TEST)
 
     @torch.no_grad()
     def predict(
@@ -146,16 +146,12 @@ class Detector(nn.Module):
         """
         if masks not in ("paste", "none"):
             raise ConvNextError(f"masks is {masks!r}; it must be 'paste' or 'none'.")
-        insides = _sizes(x, image_sizes)
+        insides = image_sizes_of(x, image_sizes)
         levels = self.pyramid(x)
         regions = [boxes for boxes, _ in self.rpn_head.proposals(self.rpn_head(levels), levels, insides, *TEST)]
-        found = self.roi_head.predict(_readable(levels), regions, insides, masks == "paste")
-        for each, inside, size in zip(found, insides, _sizes(x, output_sizes or insides), strict=True):
-            scale = [size[1] / inside[1], size[0] / inside[0]]
-            each["boxes"] = each["boxes"] * each["boxes"].new_tensor(scale * 2)
-            if masks == "paste":
-                each["masks"] = paste(each["masks"], each["boxes"], size)
-        return found
+        found = self.roi_head.predict(readable(levels), regions, insides, masks == "paste")
+        outsides = image_sizes_of(x, output_sizes or insides)
+        return [on_original(*each, masks == "paste") for each in zip(found, insides, outsides, strict=True)]
 
     # -- training
 
@@ -176,13 +172,13 @@ class Detector(nn.Module):
         """
         check_targets(x, targets)
         targets = [target | {"boxes": target["boxes"].float()} for target in targets]
-        sizes = _sizes(x, [target.get("size", x.shape[2:]) for target in targets])
+        sizes = image_sizes_of(x, [target.get("size", x.shape[2:]) for target in targets])
         levels = self.pyramid(x)
         outputs = self.rpn_head(levels)
         losses = self.rpn_head.losses(outputs, levels, sizes, [t["boxes"] for t in targets], self.rpn_samples)
         proposals = self.rpn_head.proposals(outputs, levels, sizes, PER_LEVEL, self.architecture.proposals)
         regions = [boxes for boxes, _ in proposals]
-        return losses | self.roi_head.losses(_readable(levels), regions, targets, sizes, self.roi_samples)
+        return losses | self.roi_head.losses(readable(levels), regions, targets, sizes, self.roi_samples)
 
     def forward(self, x: Tensor, targets: Sequence[dict[str, Tensor]] | None = None):
         """`losses(x, targets)` where targets are given, else `predict(x)`."""
@@ -200,7 +196,7 @@ class Detector(nn.Module):
             masks(levels[0].new_empty(100, masks.channels, mask_head.POOLED, mask_head.POOLED))
 
 
-def _sizes(x: Tensor, given: Sequence | None) -> list[Size]:
+def image_sizes_of(x: Tensor, given: Sequence | None) -> list[Size]:
     """(height, width) of each picture of the batch x, as integers."""
     sizes = [x.shape[2:]] * len(x) if given is None else given
     if len(sizes) != len(x):
@@ -208,7 +204,14 @@ def _sizes(x: Tensor, given: Sequence | None) -> list[Size]:
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def _readable(levels: Sequence[Tensor]) -> list[Tensor]:
+def on_original(found: Detections, inside: Size, size: Size, masks: bool) -> Detections:
+    """What was found in a picture scaled to `inside` (height, width), on the picture of `size`; masks (N, 28, 28) are pasted."""
+    scale = [size[1] / inside[1], size[0] / inside[0]]
+    boxes = found["boxes"] * found["boxes"].new_tensor(scale * 2)
+    return found | {"boxes": boxes} | ({"masks": paste(found["masks"], boxes, size)} if masks else {})
+
+
+def readable(levels: Sequence[Tensor]) -> list[Tensor]:
     """The levels that regions are read from, all but the coarsest, as RoIAlign wants them: fp32 and contiguous."""
     return [level.float().contiguous() for level in levels[:-1]]
 

@@ -56,4 +56,4 @@ class FPN(nn.Module):
         for i in reversed(range(len(laterals) - 1)):  # top-down
             laterals[i] = laterals[i] + F.interpolate(laterals[i + 1], size=laterals[i].shape[2:], mode="nearest")
         levels = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=True)]
-        return [*levels, levels[-1][:, :, ::2, ::2]]
+        return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]  # every other position

@@ -1,5 +1,6 @@
 """A detector ready for use: weights, class names and preprocessing from a file, a run's folder or the catalog."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,13 +32,19 @@ def load_detector(name: str, device: torch.device, which: str = "best") -> Train
     model, checkpoint, source = open_trained(name, which, build)
     stated = checkpoint.metadata.get("preprocess")
     preprocess = DensePreprocess.from_dict(stated) if stated else DensePreprocess(800, 1333)
-    classes, ids = checkpoint.metadata.get("classes"), range(1, model.num_classes + 1)
-    if model.num_classes == COCO:
-        by_id = coco_categories()
-        if not classes or list(classes) == list(by_id.values()):
-            classes, ids = by_id.values(), by_id
-    classes = classes or [str(i) for i in ids]
-    return TrainedDetector(model.to(device).eval(), list(classes), list(ids), preprocess, source)
+    classes = checkpoint.metadata.get("classes")
+    if not classes:
+        coco = model.num_classes == COCO
+        classes = coco_categories().values() if coco else map(str, range(1, model.num_classes + 1))
+    classes = list(classes)
+    return TrainedDetector(model.to(device).eval(), classes, category_ids(classes), preprocess, source)
+
+
+def category_ids(classes: Sequence[str]) -> list[int]:
+    """What the classes of a dataset are called in COCO's result format, see `TrainedDetector`."""
+    if len(classes) == COCO and list(classes) == list((by_id := coco_categories()).values()):
+        return list(by_id)
+    return list(range(1, len(classes) + 1))
 
 
 def coco_categories() -> dict[int, str]:

@@ -40,7 +40,7 @@ class MaskHead(nn.Module):
 
     def of_labels(self, x: Tensor, labels: Tensor) -> Tensor:
         """Pooled regions (n, C, 14, 14) and their classes (n,) -> logits (n, 28, 28), fp32."""
-        return self(x)[torch.arange(len(x), device=x.device), labels].float()
+        return self(x)[torch.arange(x.shape[0], device=x.device), labels].float()
 
     def losses(self, x: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`loss_mask` of pooled regions (P, C, 14, 14) with classes (P,) and targets (P, 28, 28); 0 for no regions."""

@@ -30,14 +30,15 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
         archive.writestr(f"{root}/extra/{ENTRY}", metadata.to_json())
 
 
-def load(file: Path, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+def load(file: Path, metadata: Metadata) -> Callable[..., list[Tensor]]:
     try:
-        return torch._inductor.aoti_load_package(str(file))
+        compiled = torch._inductor.aoti_load_package(str(file))
     except RuntimeError as error:
         raise ConvNextError(
             f"{file} cannot be loaded: {' '.join(str(error).split())[:200]}. It is compiled for the processor, the system and "
             "the version of PyTorch that it was made with: export the checkpoint again on this machine."
         ) from error
+    return lambda images: [compiled(images)]
 
 
 def check_compiler() -> None:

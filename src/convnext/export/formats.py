@@ -15,12 +15,14 @@ class Format:
     suffix: of the file; what comes before it is free.
     precisions: precision -> what is stored and what is computed in.
     needs: module -> the extra that brings it.
+    detectors: the precisions for detectors.
     """
 
     name: str
     suffix: str
     precisions: dict[str, str]
     needs: dict[str, str]
+    detectors: tuple[str, ...]
 
 
 _ALL = "weights and arithmetic in "
@@ -34,6 +36,7 @@ FORMATS = {
             ".onnx",
             {"fp32": _ALL + "fp32", "fp16": "weights in fp16, arithmetic in fp32", "int8": _INT8},
             {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"},
+            ("fp32", "fp16"),
         ),
         Format(
             "openvino",
@@ -45,18 +48,21 @@ FORMATS = {
                 "int8": _INT8,
             },
             {"openvino": "export"},
+            ("fp32", "fp16", "bf16"),
         ),
         Format(
             "torch-export",
             ".pt2",
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
+            ("fp32",),
         ),
         Format(
             "aot-inductor",
             ".pt2",
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
+            (),
         ),
     )
 }
@@ -76,6 +82,15 @@ def choose(name: str, precision: str) -> Format:
         pairs = "; ".join(f"{other.name}: {', '.join(other.precisions)}" for other in FORMATS.values())
         raise ConvNextError(f"The format {name} is not written in {precision}. There are {pairs}.")
     return form
+
+
+def check_detector(form: Format, precision: str) -> None:
+    """Raises ConvNextError where a detector is not written in this format and precision."""
+    if precision not in form.detectors:
+        there = "; ".join(
+            f"{other.name}: {', '.join(other.detectors)}" for other in FORMATS.values() if other.detectors
+        )
+        raise ConvNextError(f"A detector is not written as {form.name} in {precision}. There are {there}.")
 
 
 def require(module: str, extra: str = "export") -> Any:

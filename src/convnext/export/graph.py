@@ -4,6 +4,9 @@ Legend: B batch, H W height and width, K classes.
 """
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +15,9 @@ from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convnext.detection.detector import Detector
 from convnext.errors import ConvNextError
+from convnext.export.detector import MULTIPLE, DetectorGraph
 from convnext.export.metadata import Metadata
 from convnext.models.deploy import fold
 from convnext.ops.backend import backend
@@ -50,6 +55,8 @@ def graph_of(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
                 getattr(part, "conv", None), nn.Conv2d
             ):
                 part.conv, part.bn = fuse_conv_bn_eval(part.conv.eval(), part.bn.eval()), nn.Identity()
+    if isinstance(model, Detector):
+        return DetectorGraph(plain.cpu()).eval()
     return Graph(plain.cpu().to(dtype), dtype).eval()
 
 
@@ -64,18 +71,38 @@ def trace(model: nn.Module, metadata: Metadata, dtype: torch.dtype = torch.float
     if metadata.batch is None:
         dims[0] = Dim("batch", min=1)
     if size is None:
-        dims |= {2: Dim("height", min=metadata.smallest), 3: Dim("width", min=metadata.smallest)}
+        dims |= _free_sides(metadata)
         size = (2 * metadata.smallest, 3 * metadata.smallest)  # unequal, so that neither stands for the other
     images = torch.zeros(batch, metadata.in_chans, *size)
+    inputs = (images, torch.tensor(size))[: len(metadata.inputs)]
     try:
-        with torch.no_grad(), backend("reference"):
-            program = torch.export.export(graph_of(model, dtype), (images,), dynamic_shapes=({**dims},))
+        with torch.no_grad(), backend("reference"), hushed():
+            program = torch.export.export(
+                graph_of(model, dtype), inputs, dynamic_shapes=({**dims}, None)[: len(inputs)]
+            )
     except (RuntimeError, ValueError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConvNextError(
             f"{metadata.model} cannot be traced for inputs of {tuple(images.shape)} with {len(dims)} free axes: {reason}. "
             "Leave out --dynamic size, or give --dynamic none."
         ) from error
-    for node in program.graph.nodes:
+    for node in list(program.graph.nodes):
         node.meta.pop("stack_trace", None)  # lines of files of this machine
+        if metadata.task == "detection" and node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)  # torchvision claims that suppression leaves two boxes at least
     return program
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without the warnings of what torchvision's suppression calls in PyTorch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        yield
+
+
+def _free_sides(metadata: Metadata) -> dict[int, Any]:
+    """Height and width as free axes; a detector's are padded to a multiple."""
+    step = MULTIPLE if metadata.task == "detection" else 1
+    sides = Dim("height", min=metadata.smallest // step), Dim("width", min=metadata.smallest // step)
+    return {2: step * sides[0], 3: step * sides[1]} if step > 1 else {2: sides[0], 3: sides[1]}

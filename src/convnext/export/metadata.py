@@ -36,6 +36,16 @@ class Metadata:
     kept: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the graph takes; `size` is the height and width of a detector's picture inside its padding."""
+        return ("images", "size") if self.task == "detection" else ("images",)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the graph gives."""
+        return ("boxes", "scores", "labels", "masks") if self.task == "detection" else ("logits",)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

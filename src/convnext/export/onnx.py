@@ -1,4 +1,4 @@
-"""ONNX: one file for ONNX Runtime and others, input `images`, output `logits`."""
+"""ONNX: one file for ONNX Runtime and others; inputs and outputs are named as in `Metadata`."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.graph import trace
+from convnext.export.graph import hushed, trace
 from convnext.export.metadata import KEY, Metadata
 
 LIMIT = 2**31 - 2**20  # bytes of one protobuf
@@ -39,9 +39,9 @@ def build(model: nn.Module, metadata: Metadata) -> Any:
         raise ConvNextError(
             f"{metadata.model} has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2 GB. Use another format."
         )
-    exported: Any = torch.onnx.export(
-        program, (), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
-    )
+    names = {"input_names": [*metadata.inputs], "output_names": [*metadata.outputs]}
+    with hushed():
+        exported: Any = torch.onnx.export(program, (), **names, dynamo=True, verbose=False)
     proto = exported.model_proto
     _name_axes(proto, metadata)
     if metadata.precision == "fp16":
@@ -55,8 +55,8 @@ def _name_axes(proto: Any, metadata: Metadata) -> None:
     names = {symbol: name for symbol, name in zip(free, ("batch", "", "height", "width"), strict=True) if symbol}
     for value in (*proto.graph.input, *proto.graph.output):
         for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in names:
-                axis.dim_param = names[axis.dim_param]
+            if axis.dim_param:
+                axis.dim_param = names.get(axis.dim_param, "found")  # else: how many things a detector found
     del proto.graph.value_info[:]  # the sizes inside, which runtimes infer themselves
 
 
@@ -95,11 +95,12 @@ def layers(proto: Any) -> list[tuple[str, str, int]]:
     ]
 
 
-def load(file: Path, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+def load(file: Path, metadata: Metadata) -> Callable[..., list[Tensor]]:
     session = _session(file, optimise=True)
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    def run(*inputs: Tensor) -> list[Tensor]:
+        given = {name: x.numpy() for name, x in zip(metadata.inputs, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in session.run([*metadata.outputs], given)]
 
     return run
 

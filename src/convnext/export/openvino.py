@@ -1,4 +1,4 @@
-"""OpenVINO: an .xml with its .bin beside it, input `images`, output `logits`.
+"""OpenVINO: an .xml with its .bin beside it; inputs and outputs are named as in `Metadata`.
 
 On processors that have it, OpenVINO computes in bf16 unless it is told not to: the precision stands in the file's
 metadata, and `load` asks for exactly that one.
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.graph import trace
+from convnext.export.graph import hushed, trace
 from convnext.export.metadata import KEY, Metadata
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
@@ -33,12 +34,29 @@ def save(network: Any, file: Path, metadata: Metadata) -> None:
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
     """The ov.Model of a model, in fp32."""
-    network = require("openvino").convert_model(trace(model, metadata))
+    with hushed():
+        network = require("openvino").convert_model(trace(model, metadata), extension=[_nms()])
     height, width = metadata.size or (-1, -1)
-    network.reshape({0: [metadata.batch or -1, metadata.in_chans, height, width]})
-    network.inputs[0].get_tensor().set_names({"images"})
-    network.outputs[0].get_tensor().set_names({"logits"})
+    network.reshape({network.inputs[0]: [metadata.batch or -1, metadata.in_chans, height, width]})
+    for ports, names in ((network.inputs, metadata.inputs), (network.outputs, metadata.outputs)):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
     return network
+
+
+def _nms() -> Any:
+    """torchvision's suppression, which OpenVINO's reader of traced graphs does not know."""
+    ops = require("openvino.opset13")
+
+    def convert(context: Any) -> list:
+        boxes, scores = (ops.unsqueeze(context.get_input(i), axis) for i, axis in ((0, 0), (1, [0, 1])))
+        threshold = context.get_values_from_const_input(2)
+        kept = ops.non_max_suppression(
+            boxes, scores, np.int64(2**31), np.float32(threshold), np.float32(-np.inf), sort_result_descending=True
+        )
+        return [ops.squeeze(ops.gather(kept.output(0), np.int64([2]), np.int64(1)), 1).output(0)]
+
+    return require("openvino.frontend.pytorch").ConversionExtension("torchvision.nms.default", convert)
 
 
 def layers(network: Any) -> list[tuple[str, str, int]]:
@@ -64,15 +82,16 @@ def _weights(op: Any) -> int:
     return math.prod(node.get_output_shape(0)) if node.get_type_name() == "Constant" else 0
 
 
-def load(file: Path, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+def load(file: Path, metadata: Metadata) -> Callable[..., list[Tensor]]:
     settings = {
         "INFERENCE_PRECISION_HINT": HINTS[metadata.precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = require("openvino").compile_model(_read(file), "CPU", settings)
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled({0: images.numpy()})[0])
+    def run(*inputs: Tensor) -> list[Tensor]:
+        found = compiled({name: x.numpy() for name, x in zip(metadata.inputs, inputs, strict=True)})
+        return [torch.from_numpy(found[name]) for name in metadata.outputs]
 
     return run
 

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from convnext.data.pixels import DensePreprocess
 from convnext.data.transforms import Preprocess, eval_transform
+from convnext.detection.rpn import MULTIPLE
 from convnext.errors import ConvNextError
 from convnext.export import int8
 from convnext.export.formats import FORMATS, require_all
 from convnext.export.metadata import Metadata
 from convnext.export.pictures import Pictures
-from convnext.export.runtime import Exported, backend_of
+from convnext.export.runtime import backend_of, opened
 from convnext.export.verify import Comparison, Tolerance, compare
+from convnext.export.verify_detector import DetectorComparison, compare_detectors
 from convnext.files import sync
 
 ENDINGS = {".xml": (".bin", ".xml")}  # the file that names the other comes last
@@ -32,7 +34,7 @@ class Report:
     file: Path
     bytes: int
     metadata: Metadata
-    comparison: Comparison
+    comparison: Comparison | DetectorComparison
     tolerance: Tolerance
     seconds: float
 
@@ -50,8 +52,9 @@ def export(
     """Write the model as `metadata` describes it, compare, and put it in place of `file`.
 
     Args:
-        trained: a `Classifier` or `TrainedSegmenter` on the CPU.
-        pictures: compared at every size that the file takes: its own, and a second one where the size is free.
+        trained: a `Classifier`, `TrainedSegmenter` or `TrainedDetector` on the CPU.
+        pictures: compared at every size that the file takes: its own, and a second one where the size is free; for a
+            detector at their own sizes.
         calibration: for int8.
 
     Raises:
@@ -65,8 +68,13 @@ def export(
         [viewer(pictures, metadata, grown) for grown in (0, 1)[: 1 + (metadata.size is None)]],
     )
 
-    def judged(aside: Path, told: Metadata) -> Comparison:
-        return compare(trained.model, Exported(aside, told), names, views, metadata.classes, progress)
+    def judged(aside: Path, told: Metadata) -> Comparison | DetectorComparison:
+        if told.task == "detection":
+            multiple = told.size[0] if told.size else MULTIPLE
+            return compare_detectors(
+                trained.model, opened(aside, told), names, views[0], told.classes, multiple, progress
+            )
+        return compare(trained.model, opened(aside, told), names, views, told.classes, progress)
 
     with _aside(file) as aside:
         if metadata.precision == "int8":
@@ -115,6 +123,8 @@ def viewer(pictures: Pictures, metadata: Metadata, grown: int = 0) -> Callable[[
         transform = eval_transform(replace(pre, size=max(pre.size, metadata.smallest) * (2 + grown) // 2))
         return lambda i: transform(pictures.image(i))
     dense = DensePreprocess.from_dict(metadata.preprocess)
+    if metadata.task == "detection":
+        return lambda i: dense(pictures.image(i))
 
     def window(i: int) -> Tensor:
         x, (height, width) = dense(pictures.image(i)), metadata.size or (dense.short, dense.short)

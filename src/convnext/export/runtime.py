@@ -2,12 +2,15 @@
 
 import importlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnext.detection.cascade import Detections, Size
+from convnext.detection.detector import image_sizes_of, on_original
 from convnext.errors import ConvNextError
 from convnext.export.formats import SUFFIXES
 from convnext.export.metadata import Metadata
@@ -23,8 +26,8 @@ def backend_of(format: str):
 class Exported(nn.Module):
     """An exported file as a module: images (B, 3, H, W) -> fp32 logits, computed on the CPU in the file's own precision.
 
-    Where the file has a fixed number of images, calls are cut into as many and the last is filled up. A segmenter of a
-    fixed size takes smaller windows too, with zeros (the mean colour) at their right and lower borders.
+    Where the file has a fixed number of images, calls are cut into as many and the last is filled up. Segmenters and
+    detectors of a fixed size take smaller pictures too, with zeros (the mean colour) at their right and lower borders.
     """
 
     def __init__(self, file: Path, metadata: Metadata):
@@ -46,26 +49,51 @@ class Exported(nn.Module):
 
     def _call(self, x: Tensor) -> Tensor:
         short = (self.metadata.batch or len(x)) - len(x)
-        logits = self.run(torch.cat([x, x[:1].expand(short, -1, -1, -1)]) if short else x.contiguous())
+        (logits,) = self.run(torch.cat([x, x[:1].expand(short, -1, -1, -1)]) if short else x.contiguous())
         return logits[: len(x)]
 
     def _fitting(self, x: Tensor) -> Tensor:
         """x as the file wants it, or an error."""
         metadata, (height, width) = self.metadata, x.shape[2:]
+        padded = metadata.task != "classification"
         if metadata.size is None:
-            if min(height, width) < metadata.smallest:
+            missing = max(metadata.smallest - height, 0), max(metadata.smallest - width, 0)
+            if any(missing) and not padded:
                 raise ConvNextError(
                     f"{self.file} got images of {height} x {width}; it takes sides of at least {metadata.smallest} pixels."
                 )
-        elif (height, width) != metadata.size:
+        else:
             missing = metadata.size[0] - height, metadata.size[1] - width
-            if metadata.task != "segmentation" or min(missing) < 0:
+            if any(missing) and (not padded or min(missing) < 0):
                 raise ConvNextError(
                     f"{self.file} got images of {height} x {width} pixels; it is exported for "
                     f"{metadata.size[0]} x {metadata.size[1]}. Export with --dynamic batch,size for other sizes."
                 )
-            x = F.pad(x, (0, missing[1], 0, missing[0]))
-        return x.contiguous()
+        return F.pad(x, (0, missing[1], 0, missing[0])).contiguous()
+
+
+class ExportedDetector(Exported):
+    """An exported detector, which predicts as `detection.Detector` does."""
+
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Tensor,
+        image_sizes: Sequence[Size] | None = None,
+        output_sizes: Sequence[Size] | None = None,
+        masks: str = "paste",
+    ) -> list[Detections]:
+        """Arguments and result as those of `Detector.predict`; one picture after the other."""
+        insides = image_sizes_of(x, image_sizes)
+        outsides = image_sizes_of(x, output_sizes or insides)
+        found = []
+        for picture, inside, size in zip(self._fitting(x.float().cpu()).split(1), insides, outsides, strict=True):
+            outputs = self.run(picture, torch.tensor(inside))
+            each = dict(zip(self.metadata.outputs, outputs, strict=True))
+            if masks == "none":
+                del each["masks"]
+            found.append(on_original(each, inside, size, masks == "paste"))
+        return found
 
 
 def is_exported(name: str | Path) -> bool:
@@ -93,4 +121,11 @@ def read_metadata(name: str | Path) -> Metadata:
 
 def open_exported(name: str | Path) -> Exported:
     """The model in an exported file; errors as `read_metadata`."""
-    return Exported(Path(name), read_metadata(name)).eval()
+    file, metadata = Path(name), read_metadata(name)
+    return opened(file, metadata)
+
+
+def opened(file: Path, metadata: Metadata) -> Exported:
+    """The module for a file that is described by `metadata`."""
+    kind = ExportedDetector if metadata.task == "detection" else Exported
+    return kind(file, metadata).eval()

@@ -1,7 +1,7 @@
 """torch.export: the graph and the weights in one .pt2, for `torch.export.load(file).module()(images)`."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,9 +18,10 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
     torch.export.save(program, file, extra_files={ENTRY: metadata.to_json()})
 
 
-def load(file: Path, metadata: Metadata) -> Callable[[Tensor], Tensor]:
+def load(file: Path, metadata: Metadata) -> Callable[..., Sequence[Tensor]]:
     module = torch.export.load(file).module()
-    return lambda images: module(images)  # not the module itself, which refuses `eval()`
+    # not the module itself, which refuses `eval()`
+    return module.forward if len(metadata.outputs) > 1 else lambda images: [module(images)]
 
 
 def read_metadata(file: Path) -> str | None:

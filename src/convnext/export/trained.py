@@ -9,19 +9,26 @@ from torch import nn
 from convnext.classification.load import Classifier, load_classifier
 from convnext.data.pixels import DensePreprocess
 from convnext.data.transforms import Preprocess
+from convnext.detection.detector import Detector
+from convnext.detection.load import TrainedDetector, category_ids, load_detector
+from convnext.detection.rpn import MULTIPLE
 from convnext.errors import ConvNextError
+from convnext.export.detector import SMALLEST
 from convnext.export.metadata import Metadata
 from convnext.export.runtime import Exported, open_exported
 from convnext.segmentation.load import TrainedSegmenter, load_segmenter
 
 CPU = torch.device("cpu")
+Trained = Classifier | TrainedSegmenter | TrainedDetector
 
 
-def open_checkpoint(name: str, task: str, which: str, image_size: int | None) -> Classifier | TrainedSegmenter:
+def open_checkpoint(name: str, task: str, which: str, image_size: int | None) -> Trained:
     """The model to export, on the CPU, with its classes and its preprocessing.
 
+    `image_size`: of classifiers, and the sides of a square into which a detector's pictures are scaled.
+
     Raises:
-        ConvNextError: nothing readable is there, or it is a detector.
+        ConvNextError: nothing readable is there, or `image_size` is none for it.
     """
     if task == "classification":
         return load_classifier(name, CPU, which, image_size)
@@ -29,13 +36,15 @@ def open_checkpoint(name: str, task: str, which: str, image_size: int | None) ->
         if image_size is not None:
             raise ConvNextError("--image-size is for classifiers: a segmenter is exported for its own windows.")
         return load_segmenter(name, CPU, which)
-    raise ConvNextError(
-        f"{name} holds a detector, and detectors are not exported: inside, the number of boxes depends on the picture, and the "
-        "graph of an export does not. Use the checkpoint itself: `convnext predict` and `convnext evaluate` take it."
-    )
+    trained = load_detector(name, CPU, which)
+    if image_size is not None:
+        if image_size % MULTIPLE or image_size < 2 * MULTIPLE:
+            raise ConvNextError(f"--image-size is {image_size}; a detector's is a multiple of {MULTIPLE}, from 64.")
+        trained.preprocess = replace(trained.preprocess, short=image_size, long=image_size)
+    return trained
 
 
-def describe(trained: Classifier | TrainedSegmenter, task: str, format: str, precision: str, **axes) -> Metadata:
+def describe(trained: Trained, task: str, format: str, precision: str, **axes) -> Metadata:
     """The metadata of an export; `axes`: batch, size, smallest, versions."""
     model, names = trained.model, getattr(trained, "names", None)
     return Metadata(
@@ -54,6 +63,8 @@ def describe(trained: Classifier | TrainedSegmenter, task: str, format: str, pre
 def smallest_side(model: nn.Module) -> int:
     """The least side in pixels of a graph whose size is free: two positions of the deepest map, so that it has no special
     case for one."""
+    if isinstance(model, Detector):
+        return SMALLEST
     network = getattr(model, "backbone", model)
     strides = getattr(network, "strides", None)
     return 2 * (max(strides.values()) if isinstance(strides, dict) else 32)
@@ -82,6 +93,13 @@ def exported_segmenter(name: str) -> TrainedSegmenter:
     model = _of_task(name, "segmentation")
     preprocess = DensePreprocess.from_dict(model.metadata.preprocess)
     return TrainedSegmenter(model, model.metadata.classes, preprocess, str(name))
+
+
+def exported_detector(name: str) -> TrainedDetector:
+    """An exported detector as `load_detector` would give it; errors as `exported_classifier`."""
+    model = _of_task(name, "detection")
+    classes, preprocess = model.metadata.classes, DensePreprocess.from_dict(model.metadata.preprocess)
+    return TrainedDetector(model, classes, category_ids(classes), preprocess, str(name))
 
 
 def _of_task(name: str, task: str) -> Exported:

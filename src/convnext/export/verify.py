@@ -40,6 +40,15 @@ class Comparison:
     worst: str
     disagree: tuple[str, ...]
 
+    def rows(self, tolerance: Tolerance) -> list[tuple[str, str]]:
+        """For people."""
+        allowed = "any" if tolerance.difference is None else f"{tolerance.difference:g}"
+        apart = f"{self.difference:.2e} of the logits, {self.relative:.1e} of the largest"
+        return [
+            ("largest difference", f"{apart} ({allowed} allowed)"),
+            ("top-1 agreement", f"{self.agreement:.2f} % ({tolerance.agreement:g} % asked for)"),
+        ]
+
     def failure(self, tolerance: Tolerance) -> str | None:
         """What is beyond the tolerance, and where; None if nothing is."""
         if tolerance.difference is not None and not self.difference <= tolerance.difference:
@@ -55,7 +64,10 @@ class Comparison:
 
 def tolerance_for(task: str, precision: str) -> Tolerance:
     """fp32: 1e-4 and every picture, of a segmenter's pixels 99.9 % (at a border two classes can be as good as equal);
-    99 % in the other precisions, whose difference is reported and judged by that."""
+    99 % in the other precisions, whose difference is reported and judged by that. A detector: 99.5 % of what one of the two
+    finds, and scores within 1e-3, in fp32; 90 % in others."""
+    if task == "detection":
+        return Tolerance(1e-3, 99.5) if precision == "fp32" else Tolerance(None, 90.0)
     if precision == "fp32":
         return Tolerance(1e-4, 99.9 if task == "segmentation" else 100.0)
     return Tolerance(None, 99.0)
