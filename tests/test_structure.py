@@ -82,6 +82,20 @@ def test_importing_the_package_is_cheap():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "set()"
 
 
+def test_a_prediction_imports_neither_torchvision_nor_the_compiler():
+    """Each takes longer than most predictions."""
+    script = """
+import sys
+import torch, convnext, convnext.classification.predict, convnext.export.runtime
+from PIL import Image
+from convnext.data.transforms import Preprocess, eval_transform
+image = eval_transform(Preprocess.for_size(64))(Image.new("RGB", (80, 70)))
+convnext.create_model("convnext_atto").deploy()(image[None])
+print({"torchvision", "torch._dynamo", "sympy"} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_create_and_list_models():
     import convnext
 

@@ -6,16 +6,18 @@ from fnmatch import fnmatch
 from torch import nn
 
 from convnext import models
-from convnext.detection import detector
+from convnext.detection import names as detectors
 from convnext.errors import ConvNextError, nearest
 from convnext.segmentation import segmenter
-
-BUILDERS = {"classification": models.build, "detection": detector.build, "segmentation": segmenter.build}
 
 
 def builder(task: str) -> Callable[..., nn.Module]:
     """What builds the models of a task from name and options."""
-    return BUILDERS[task]
+    if task == "detection":
+        from convnext.detection import detector  # torchvision takes seconds
+
+        return detector.build
+    return {"classification": models.build, "segmentation": segmenter.build}[task]
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -62,6 +64,6 @@ def create_model(name: str, weights: str | None = None, new_head: bool = False, 
 def _names() -> dict[str, list[str]]:
     return {
         "classification": models.names(),
-        "detection": list(detector.SIZES),
+        "detection": list(detectors.SIZES),
         "segmentation": list(segmenter.SIZES),
     }

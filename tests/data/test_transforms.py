@@ -1,5 +1,7 @@
 """PAPER's training and evaluation transforms, held against their definitions."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,18 @@ def test_evaluation_at_384_and_of_small_inputs_warps_the_whole_image(size, crop_
     assert pre.crop_ratio == crop_ratio
     warped = image.resize((size, size), Image.Resampling.BICUBIC)
     assert torch.equal(eval_transform(pre)(image), Normalize(pre.mean, pre.std)(warped))
+
+
+@pytest.mark.parametrize("sides", [(500, 300), (301, 517), (256, 256), (97, 64), (1023, 111), (224, 224), (30, 31)])
+@pytest.mark.parametrize("pre", [Preprocess(), Preprocess(288, 0.95), Preprocess(97, 0.9, interpolation="bilinear")])
+def test_evaluation_is_torchvisions(sides, pre):
+    from torchvision import transforms as T
+
+    steps = T.Resize(int(pre.size / pre.crop_ratio), T.InterpolationMode(pre.interpolation)), T.CenterCrop(pre.size)
+    image = gradient(*sides)
+    expected = T.Compose([*steps, Normalize(pre.mean, pre.std)])(image)
+    transform = pickle.loads(pickle.dumps(eval_transform(pre)))  # as a worker gets it
+    assert torch.equal(transform(image), expected)
 
 
 def test_training_crops_keep_between_8_and_100_percent_of_the_area():

@@ -294,6 +294,14 @@ def test_deployed_with_another_stem(stem_stride):
         assert relative(model.deploy("fp32")(x), model(x)) < 1e-5
 
 
+def test_a_deployed_model_in_a_compiled_one():
+    """The compiler leaves it alone: its weights are in an order that only oneDNN reads."""
+    model, x = build().eval(), images()
+    deployed = model.deploy("fp32")
+    compiled = torch.compile(lambda x: deployed(2 * x) + 1, backend="eager")
+    assert relative(compiled(x), deployed(2 * x) + 1) < 1e-6
+
+
 def test_a_deployed_backbone_gives_the_same_maps():
     model, x = build(classes=None).eval(), images()
     with torch.no_grad():

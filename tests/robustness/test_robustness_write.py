@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision import transforms as T
 
 from convnext.data.corruptions import corrupt
 from convnext.data.open import open_for_evaluation
-from convnext.data.transforms import Preprocess, eval_transform
+from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.robustness import write
 from convnext.robustness.generated import Corrupted, choose
@@ -37,7 +36,7 @@ def test_the_layout_and_the_pixels(photos, tmp_path):
     assert json.loads((out / MARKER).read_text())["made"]["seed"] == 3
 
     images = open_for_evaluation(str(photos), None, 0.1, 0)
-    resize_crop = T.Compose(eval_transform(Preprocess.for_size(48)).transforms[:-1])
+    resize_crop = Preprocess.for_size(48).resize_crop
     on_the_fly = Corrupted(images, resize_crop, "fog", 5, seed=3)
     for i in range(len(images)):
         stem = images.name(i).replace(".png", ".png.jpg")

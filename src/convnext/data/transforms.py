@@ -5,10 +5,11 @@ Training follows the paper's recipe (Table 5) through timm's parts: torchvision'
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from convnext.data.stored import Stored
@@ -43,17 +44,27 @@ class Preprocess(Stored):
         """The paper's evaluation at this size: crop ratio 0.875 below 384 px, 1.0 from there, and 1.0 for small inputs."""
         return cls(size=size, crop_ratio=0.875 if SMALL < size < 384 else 1.0)
 
+    def resize_crop(self, image: Image) -> Image:
+        """RGB picture of any size -> what the model sees, before normalisation.
+
+        torchvision's Resize and CenterCrop, without torchvision, whose import takes longer than most predictions.
+        """
+        size, filter_ = self.size, Resampling[self.interpolation.upper()]
+        if self.crop_ratio >= 1.0:
+            return image.resize((size, size), filter_)
+        short, least = int(size / self.crop_ratio), min(image.size)
+        image = image.resize((short * image.width // least, short * image.height // least), filter_)
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        return image.crop((left, top, left + size, top + size))
+
 
 def eval_transform(pre: Preprocess) -> Callable[[Image], Tensor]:
     """RGB picture of any size -> (3, size, size) float, normalised."""
-    from torchvision import transforms as T
+    return partial(_evaluated, pre, Normalize(pre.mean, pre.std))
 
-    filter_ = T.InterpolationMode(pre.interpolation)
-    if pre.crop_ratio >= 1.0:
-        geometry = [T.Resize((pre.size, pre.size), filter_)]
-    else:
-        geometry = [T.Resize(int(pre.size / pre.crop_ratio), filter_), T.CenterCrop(pre.size)]
-    return T.Compose([*geometry, Normalize(pre.mean, pre.std)])
+
+def _evaluated(pre: Preprocess, normalize: "Normalize", image: Image) -> Tensor:  # no closure: workers are sent it
+    return normalize(pre.resize_crop(image))
 
 
 def train_transform(pre: Preprocess, augment: Augment) -> Callable[[Image], Tensor]:

@@ -18,6 +18,7 @@ from convnext.detection import box_head, mask_head
 from convnext.detection.cascade import Detections, RoIHead, Size, Stage
 from convnext.detection.fpn import FPN
 from convnext.detection.mask_head import paste
+from convnext.detection.names import SIZES
 from convnext.detection.rpn import RPNHead
 from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
@@ -72,7 +73,6 @@ ARCHITECTURES = {
         whole_anchors=True,
     ),
 }
-SIZES = {f"{kind}_{name}": size for kind in ARCHITECTURES for name, size in convnext.SIZES.items()}
 
 PER_LEVEL = 2000  # proposals before suppression, in training
 TEST = (1000, 1000)  # proposals of a level before suppression, and of a picture after it

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import hush
-from convnext.export.graph import DTYPES, trace
 from convnext.export.metadata import Metadata
 from convnext.export.torch_export import ENTRY, read_metadata
 
@@ -19,6 +18,8 @@ __all__ = ["load", "read_metadata", "write"]
 
 
 def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
+    from convnext.export.graph import DTYPES, trace  # tracing takes seconds to import
+
     check_compiler()
     program = trace(model, metadata, DTYPES[metadata.precision])
     hush()

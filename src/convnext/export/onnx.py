@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.graph import hushed, trace
 from convnext.export.metadata import KEY, Metadata
 
 LIMIT = 2**31 - 2**20  # bytes of one protobuf
@@ -31,6 +30,8 @@ def save(proto: Any, file: Path, metadata: Metadata) -> None:
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
     """The onnx.ModelProto of a model in fp32, or with fp16 weights."""
+    from convnext.export.graph import hushed, trace  # tracing takes seconds to import
+
     for module in ("onnx", "onnxscript"):
         require(module)
     program = trace(model, metadata)

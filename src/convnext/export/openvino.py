@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.graph import hushed, trace
 from convnext.export.metadata import KEY, Metadata
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
@@ -34,6 +33,8 @@ def save(network: Any, file: Path, metadata: Metadata) -> None:
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
     """The ov.Model of a model, in fp32."""
+    from convnext.export.graph import hushed, trace  # tracing takes seconds to import
+
     with hushed():
         network = require("openvino").convert_model(trace(model, metadata), extension=[_nms()])
     height, width = metadata.size or (-1, -1)

@@ -2,15 +2,12 @@
 
 import importlib
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnext.detection.cascade import Detections, Size
-from convnext.detection.detector import image_sizes_of, on_original
 from convnext.errors import ConvNextError
 from convnext.export.formats import SUFFIXES
 from convnext.export.metadata import Metadata
@@ -72,30 +69,6 @@ class Exported(nn.Module):
         return F.pad(x, (0, missing[1], 0, missing[0])).contiguous()
 
 
-class ExportedDetector(Exported):
-    """An exported detector, which predicts as `detection.Detector` does."""
-
-    @torch.no_grad()
-    def predict(
-        self,
-        x: Tensor,
-        image_sizes: Sequence[Size] | None = None,
-        output_sizes: Sequence[Size] | None = None,
-        masks: str = "paste",
-    ) -> list[Detections]:
-        """Arguments and result as those of `Detector.predict`; one picture after the other."""
-        insides = image_sizes_of(x, image_sizes)
-        outsides = image_sizes_of(x, output_sizes or insides)
-        found = []
-        for picture, inside, size in zip(self._fitting(x.float().cpu()).split(1), insides, outsides, strict=True):
-            outputs = self.run(picture, torch.tensor(inside))
-            each = dict(zip(self.metadata.outputs, outputs, strict=True))
-            if masks == "none":
-                del each["masks"]
-            found.append(on_original(each, inside, size, masks == "paste"))
-        return found
-
-
 def is_exported(name: str | Path) -> bool:
     """Whether a path is that of an exported file, by its suffix."""
     path = Path(name)
@@ -127,5 +100,8 @@ def open_exported(name: str | Path) -> Exported:
 
 def opened(file: Path, metadata: Metadata) -> Exported:
     """The module for a file that is described by `metadata`."""
-    kind = ExportedDetector if metadata.task == "detection" else Exported
-    return kind(file, metadata).eval()
+    if metadata.task != "detection":
+        return Exported(file, metadata).eval()
+    from convnext.export.exported_detector import ExportedDetector  # torchvision takes seconds
+
+    return ExportedDetector(file, metadata).eval()

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convnext.export.graph import DTYPES, trace
 from convnext.export.metadata import KEY, Metadata
 
 ENTRY = f"{KEY}.json"
 
 
 def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
+    from convnext.export.graph import DTYPES, trace  # tracing takes seconds to import
+
     program = trace(model, metadata, DTYPES[metadata.precision])
     torch.export.save(program, file, extra_files={ENTRY: metadata.to_json()})
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -9,20 +10,20 @@ from torch import nn
 from convnext.classification.load import Classifier, load_classifier
 from convnext.data.pixels import DensePreprocess
 from convnext.data.transforms import Preprocess
-from convnext.detection.detector import Detector
-from convnext.detection.load import TrainedDetector, category_ids, load_detector
-from convnext.detection.rpn import MULTIPLE
 from convnext.errors import ConvNextError
-from convnext.export.detector import SMALLEST
 from convnext.export.metadata import Metadata
 from convnext.export.runtime import Exported, open_exported
 from convnext.segmentation.load import TrainedSegmenter, load_segmenter
 
+if TYPE_CHECKING:  # torchvision takes seconds, and only detectors need it
+    from convnext.detection.load import TrainedDetector
+
 CPU = torch.device("cpu")
-Trained = Classifier | TrainedSegmenter | TrainedDetector
 
 
-def open_checkpoint(name: str, task: str, which: str, image_size: int | None) -> Trained:
+def open_checkpoint(
+    name: str, task: str, which: str, image_size: int | None
+) -> "Classifier | TrainedSegmenter | TrainedDetector":
     """The model to export, on the CPU, with its classes and its preprocessing.
 
     `image_size`: of classifiers, and the sides of a square into which a detector's pictures are scaled.
@@ -36,6 +37,9 @@ def open_checkpoint(name: str, task: str, which: str, image_size: int | None) ->
         if image_size is not None:
             raise ConvNextError("--image-size is for classifiers: a segmenter is exported for its own windows.")
         return load_segmenter(name, CPU, which)
+    from convnext.detection.load import load_detector
+    from convnext.detection.rpn import MULTIPLE
+
     trained = load_detector(name, CPU, which)
     if image_size is not None:
         if image_size % MULTIPLE or image_size < 2 * MULTIPLE:
@@ -44,7 +48,9 @@ def open_checkpoint(name: str, task: str, which: str, image_size: int | None) ->
     return trained
 
 
-def describe(trained: Trained, task: str, format: str, precision: str, **axes) -> Metadata:
+def describe(
+    trained: "Classifier | TrainedSegmenter | TrainedDetector", task: str, format: str, precision: str, **axes
+) -> Metadata:
     """The metadata of an export; `axes`: batch, size, smallest, versions."""
     model, names = trained.model, getattr(trained, "names", None)
     return Metadata(
@@ -63,7 +69,9 @@ def describe(trained: Trained, task: str, format: str, precision: str, **axes) -
 def smallest_side(model: nn.Module) -> int:
     """The least side in pixels of a graph whose size is free: two positions of the deepest map, so that it has no special
     case for one."""
-    if isinstance(model, Detector):
+    if getattr(model, "task", None) == "detection":
+        from convnext.export.detector import SMALLEST
+
         return SMALLEST
     network = getattr(model, "backbone", model)
     strides = getattr(network, "strides", None)
@@ -95,8 +103,10 @@ def exported_segmenter(name: str) -> TrainedSegmenter:
     return TrainedSegmenter(model, model.metadata.classes, preprocess, str(name))
 
 
-def exported_detector(name: str) -> TrainedDetector:
+def exported_detector(name: str) -> "TrainedDetector":
     """An exported detector as `load_detector` would give it; errors as `exported_classifier`."""
+    from convnext.detection.load import TrainedDetector, category_ids
+
     model = _of_task(name, "detection")
     classes, preprocess = model.metadata.classes, DensePreprocess.from_dict(model.metadata.preprocess)
     return TrainedDetector(model, classes, category_ids(classes), preprocess, str(name))

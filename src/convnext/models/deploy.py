@@ -104,10 +104,11 @@ class Deployed(nn.Module):
         self.model, self.precision, self.why = model, precision, why
         self.eval()
 
-    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """As the model's: x (B, in_chans, H, W) float -> logits of x's type, or the feature maps of a backbone."""
-        return self._run(self.model, x)
+        # no decorator: it would import the compiler, seconds of every prediction
+        run = torch.compiler.disable(self._run) if torch.compiler.is_compiling() else self._run
+        return run(self.model, x)
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """As the model's."""

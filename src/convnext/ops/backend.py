@@ -6,7 +6,7 @@ everywhere else: CPU, meta, older devices, fp64, odd channel counts, export.
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -73,13 +73,19 @@ def obstacle(x: Tensor) -> str:
     return device_obstacle(x.device.type, x.device.index)
 
 
-@torch.compiler.assume_constant_result
+def constant(function: Callable) -> Callable:
+    """What `torch.compiler.assume_constant_result` does, without importing the compiler: seconds of every command."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant
 def chosen() -> str:
     """The name of the innermost `backend`."""
     return _chosen.get()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def device_obstacle(kind: str, index: int | None) -> str:
     """What keeps Triton from running on a device, as half a sentence; empty if nothing does."""
     if not installed():

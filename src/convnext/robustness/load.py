@@ -4,11 +4,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import transforms as T
 
 from convnext import paper
 from convnext.classification.load import load_classifier
-from convnext.data.transforms import eval_transform
+from convnext.data.transforms import Normalize
 from convnext.robustness.peers import is_peer, load_peer
 from convnext.robustness.sets import wnids
 from convnext.robustness.subject import Subject
@@ -31,14 +30,13 @@ def load_subject(name: str, device: torch.device) -> Subject:
         return subject
     classifier = load_classifier(name, device)
     preprocess = classifier.preprocess
-    *geometry, normalize = eval_transform(preprocess).transforms
     recipe = read_config(Path(name))[1] if is_run(Path(name)) else None
     return Subject(
         name.rstrip("/"),
         classifier.model,
         _labels(classifier.classes),
-        T.Compose(geometry),
-        normalize,
+        preprocess.resize_crop,
+        Normalize(preprocess.mean, preprocess.std),
         preprocess.to_dict(),
         _paper_row(classifier.model, preprocess.size, classifier.source),
         (recipe.val_share, recipe.seed) if recipe else (0.1, 0),

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from convnext import __version__
 from convnext.data.corruptions import corrupt
 from convnext.data.open import open_for_evaluation
-from convnext.data.transforms import Preprocess, eval_transform
+from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 
@@ -57,7 +57,7 @@ def write_corrupted(
             "convnext": __version__,
         },
     )
-    resize_crop = eval_transform(Preprocess.for_size(size)).transforms[:-1]
+    preprocess = Preprocess.for_size(size)
     written = 0
     for i in range(len(images)):
         label = images.classes[images.labels[i]]
@@ -69,9 +69,7 @@ def write_corrupted(
         }
         wanted = {what: file for what, file in wanted.items() if not file.exists()}
         if wanted:
-            view = images.image(i)
-            for step in resize_crop:
-                view = step(view)
+            view = preprocess.resize_crop(images.image(i))
         for (name, severity), file in wanted.items():
             corrupted = corrupt(view, name, severity, seed, images.name(i))
             replace(file, lambda aside, image=corrupted: image.save(aside, "JPEG", quality=QUALITY))
