@@ -24,6 +24,7 @@ import torch
 
 from convnext import __version__, recipes
 from convnext.cli.train import train
+from convnext.files import to_json
 from convnext.recipes.schema import (
     DenseModel,
     DetectionAugment,
@@ -152,7 +153,7 @@ def main() -> None:
         "loss": [(r["step"], round(r["loss"], 4)) for r in records if r["kind"] == "train"],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result) + "\n")
+    arguments.out.write_text(to_json(result) + "\n")
     print(result["minutes"], "minutes", result["metrics"])
 
 

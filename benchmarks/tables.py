@@ -90,8 +90,14 @@ def compile_kernels(result: dict) -> str:
 
 
 CPU_COLUMNS = {
-    "ours": lambda c: c["model"].startswith("convnext") and c["runtime"] == "torch" and c["form"] == "plain",
+    "ours": lambda c: (
+        c["model"].startswith("convnext")
+        and c["runtime"] == "torch"
+        and c["form"] == "plain"
+        and c["compile"] == "none"
+    ),
     "ours deployed": lambda c: c["form"] == "deploy",
+    "ours compiled": lambda c: c["model"].startswith("convnext") and c["compile"] != "none" and c["runtime"] == "torch",
     "ours int8": lambda c: c["model"].startswith("convnext") and c["runtime"] == "openvino-int8",
     "timm": lambda c: c["model"].startswith("timm") and c["runtime"] == "torch" and c["compile"] == "none",
     "timm compiled": lambda c: c["model"].startswith("timm") and c["compile"] != "none",
@@ -132,6 +138,31 @@ def cpu_speed(result: dict) -> str:
     )
 
 
+def cpu_ready(result: dict) -> str:
+    """Seconds until the first answer: building, converting or compiling, and the first call."""
+    again = json.loads((ROOT / "results" / "cpu_compile_cached.json").read_text())
+    columns = list(dict.fromkeys((row["config"]["precision"], row["config"]["batch"]) for row in result["rows"]))
+    table = []
+    for name, fits, source in (
+        *((column, fits, result) for column, fits in CPU_COLUMNS.items()),
+        *((f"{column}, again", CPU_COLUMNS[column], again) for column in ("ours compiled", "timm compiled")),
+    ):
+        seconds = {
+            (row["config"]["precision"], row["config"]["batch"]): row["build_seconds"]
+            + row.get("compile_seconds", row.get("first_step_seconds", 0))
+            for row in source["rows"]
+            if fits(row["config"]) and "images_per_second" in row
+        }
+        cells = [round(seconds[column], 1) if column in seconds else None for column in columns]
+        table.append((name, *cells))
+    heads = ("", *(f"{precision}, batch {batch}" for precision, batch in columns))
+    return (
+        "Seconds from the call that builds the model to its first answer, with converting or compiling; `again` is another "
+        "process, which finds PyTorch's compiler cache (`results/cpu_compile.json`, `results/cpu_compile_cached.json`).\n\n"
+        + markdown(sorted(table, key=lambda row: row[0]), heads)
+    )
+
+
 def detector_speed(result: dict) -> str:
     rows = [
         (name, row["seconds"]["p50"], row["gmacs"], row["speed_to_torchvision"], row["gmacs_to_torchvision"])
@@ -147,6 +178,8 @@ def detector_speed(result: dict) -> str:
 TABLES = {
     "cpu_speed": cpu_speed,
     "cpu_speed_sizes": cpu_speed,
+    "cpu_compile": cpu_speed,
+    "cpu_ready": cpu_ready,
     "detector_speed": detector_speed,
     "compile_kernels": compile_kernels,
     "small_scratch_cifar10": small_scratch,
@@ -158,12 +191,15 @@ TABLES = {
 }
 
 
+FILES = {"cpu_ready": "cpu_compile"}  # of tables that are not named like their results
+
+
 def rendered(page: Path) -> str:
     """The page with its tables as the results have them now."""
 
     def table(found: re.Match) -> str:
         name = found[1]
-        path = ROOT / "results" / f"{name}.json"
+        path = ROOT / "results" / f"{FILES.get(name, name)}.json"
         result = json.loads(path.read_text()) | {"file": str(path)}
         return f"<!-- table: {name} -->\n{TABLES[name](result)}\n<!-- end -->"
 

@@ -1,9 +1,12 @@
 """Writing files so that a reader, or a kill, or a full disk, never meets half of one."""
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -24,6 +27,24 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """`replace` for a small text file."""
     replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: what is not a finite number is null, where Python would write NaN."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_record(line: str) -> dict:
+    """The inverse for one line of metrics.jsonl, whose nulls were numbers; ValueError if it is none."""
+    return {key: math.nan if value is None else value for key, value in json.loads(line).items()}
 
 
 def sync(path: Path) -> None:

@@ -51,6 +51,8 @@ def test_a_wrong_verb(capsys):
         (["recipe", "quickstart"], ["optim.lr"]),
         (["catalog"], ["convnext_base.in22k_in1k_384", "86.8"]),
         (["models", "convnext_tiny"], ["28,589,128", "4.456", "13.09"]),
+        (["convnext_tiny"], ["28,589,128"]),
+        (["quickstart"], ["optim.lr"]),
     ],
 )
 def test_info(topic, words, capsys):
@@ -99,6 +101,11 @@ def test_info_of_a_run_and_of_a_file(trained, capsys):
 def test_info_of_what_is_not_there(topic, capsys):
     assert run(["info", *topic]) == 2
     assert capsys.readouterr().err.startswith("convnext: ")
+
+
+def test_info_of_a_misspelt_model(capsys):
+    assert run(["info", "convnext_tinny"]) == 2
+    assert "Did you mean 'convnext_tiny'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_data_check(tmp_path, capsys):

@@ -96,7 +96,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
 
 
 def _report(arguments: Evaluate, data: str, classifiers: dict, results: dict, default_out: Path | None, out) -> None:
-    from convnext.files import replace_text
+    from convnext.files import replace_text, to_json
     from convnext.report.confusion import draw_confusion
 
     best = max(results, key=lambda which: results[which].top1)
@@ -136,7 +136,7 @@ def _report(arguments: Evaluate, data: str, classifiers: dict, results: dict, de
             for which, r in results.items()
         },
     }
-    replace_text(folder / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    replace_text(folder / "evaluation.json", to_json(summary, indent=1) + "\n")
     if result.confusion is not None:
         draw_confusion(result.confusion, classifier.names, folder / "confusion.png")
     out.print(f"Written: {folder}")

@@ -96,7 +96,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
 
 
 def _report(arguments: Evaluate, data: str, images: int, trained: dict, results: dict, folder: Path | None) -> None:
-    from convnext.files import replace_text
+    from convnext.files import replace_text, to_json
 
     out = stdout()
     found = {which: result.metrics() for which, result in results.items()}
@@ -130,7 +130,7 @@ def _report(arguments: Evaluate, data: str, images: int, trained: dict, results:
         "results": found,
         "per_class": {w: r.per_class for w, r in results.items()},
     }
-    replace_text(folder / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    replace_text(folder / "evaluation.json", to_json(summary, indent=1) + "\n")
     for which, result in results.items():
         result.write_json(folder / f"detections-{which}.json")
     out.print(f"Written: {folder} (evaluation.json, detections-WEIGHTS.json)")

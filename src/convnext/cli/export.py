@@ -62,9 +62,11 @@ class Arguments:
     comparison_images: int = 100
     """At most so many images are compared."""
     tolerance: float | None = None
-    """The largest difference of two logits; by default 1e-4 in fp32, and any in other precisions."""
+    """The largest difference of two logits, by default 1e-4 in fp32, or of a detector's scores, by default 1e-3; any in
+    other precisions."""
     agreement: float | None = None
-    """The least share of equal top-1, in percent; by default 100 in fp32 (99.9 of a segmenter's pixels), else 99."""
+    """The least share of equal top-1, in percent; by default 100 in fp32 (99.9 of a segmenter's pixels), else 99. Of a
+    detector, of things that both find: 99.5, else 90."""
 
 
 def run(argv: list[str]) -> int:

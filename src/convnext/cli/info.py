@@ -16,6 +16,7 @@ HELP = """usage: convnext info [TOPIC]
   convnext info recipe NAME [--diff OTHER]     all fields of a recipe, or what differs from another
   convnext info roadmap                        from ResNet to ConvNeXt: steps, MACs, accuracies of Tables 10 and 11
   convnext info catalog                        released checkpoints that can be named wherever a file can
+  convnext info MODEL_OR_RECIPE                one of them
   convnext info FILE_OR_RUN                    what a checkpoint or a run's folder holds
 """
 
@@ -39,8 +40,25 @@ def run(argv: list[str]) -> int:
         return topics[topic](rest) or 0
     if Path(found := fetched(topic)).exists():
         return checkpoint(found)
+    return _named(topic, rest, topics)
+
+
+def _named(name: str, rest: list[str], topics: dict) -> int:
+    """What the name of a recipe or a model alone means.
+
+    Raises:
+        ConvNextError: it is none, nor a topic, nor a file.
+    """
+    from convnext import recipes
+    from convnext.factory import list_models
+
+    known = {"recipe": list(recipes.recipes()), "models": list_models()}
+    for topic, names in known.items():
+        if name in names:
+            return topics[topic]([name, *rest]) or 0
+    close = nearest(name, [*topics, *known["recipe"], *known["models"]])
     raise ConvNextError(
-        f"`convnext info {topic}`: that is no topic and no file.{nearest(topic, topics)} Topics: {', '.join(topics)}, or a path."
+        f"`convnext info {name}`: that is no topic, no model, no recipe and no file.{close} Topics: {', '.join(topics)}."
     )
 
 

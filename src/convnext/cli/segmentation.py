@@ -1,6 +1,5 @@
 """What `evaluate` and `predict` do for segmenters."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -105,7 +104,7 @@ def _evaluate(arguments: Evaluate, world) -> int:
 def _report(arguments: Evaluate, data: str, images: int, trained: dict, results: dict, folder: Path | None) -> None:
     import numpy as np
 
-    from convnext.files import replace_text
+    from convnext.files import replace_text, to_json
 
     out = stdout()
     found = {which: result.metrics() for which, result in results.items()}
@@ -132,7 +131,7 @@ def _report(arguments: Evaluate, data: str, images: int, trained: dict, results:
         for which, r in results.items()
     }
     summary = {"data": data, "images": images, "mode": arguments.mode, "results": found, "per_class": per_class}
-    replace_text(folder / "evaluation.json", json.dumps(summary, indent=1) + "\n")
+    replace_text(folder / "evaluation.json", to_json(summary, indent=1) + "\n")
     out.print(f"Written: {folder / 'evaluation.json'}")
 
 

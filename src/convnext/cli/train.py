@@ -132,16 +132,14 @@ def _parts(recipe: Recipe) -> tuple[Callable, Callable, str]:
 
 def _finish(folder: Path, state, columns: tuple[tuple[str, str, int], ...], console) -> None:
     """The summary, the curves and the next commands."""
-    import json
-
-    from convnext.files import replace_text
+    from convnext.files import replace_text, to_json
     from convnext.report.curves import draw_curves
     from convnext.train.recorder import read_lines
     from convnext.train.rundir import SUMMARY
 
     last = [record for record in read_lines(folder / "metrics.jsonl") if record["kind"] == "eval"][-1]
     summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
-    replace_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    replace_text(folder / SUMMARY, to_json(summary, indent=2) + "\n")
     draw_curves(folder)
     labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
     rows = [

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from convnext.errors import ConvNextError
+from convnext.files import read_record
 
 
 def read_metrics(run: str | Path) -> dict[str, list[dict]]:
@@ -15,9 +16,9 @@ def read_metrics(run: str | Path) -> dict[str, list[dict]]:
     kinds = defaultdict(dict)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = read_record(line)
             kind, step = record["kind"], record["step"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, AttributeError):
             continue  # torn by a kill in the middle of a write
         # a run that was killed and continued writes the steps since its checkpoint again: the last one counts
         kinds[kind][step] = record

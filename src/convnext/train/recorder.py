@@ -1,10 +1,11 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and the terminal (a bar on a terminal, plain lines elsewhere)."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from convnext.files import read_record, to_json
 
 FORMATS = {"loss": ".4f", "lr": ".2e", "grad_norm": ".2f", "images_per_second": ",.0f", "data_wait": ".0%"}
 NAMES = {"images_per_second": "img/s", "data_wait": "data wait", "grad_norm": "grad"}
@@ -24,7 +25,7 @@ class Recorder:
         self.console = console
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.path.write_text("".join(to_json(line) + "\n" for line in kept), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by close()
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         self._bar = None
@@ -49,7 +50,7 @@ class Recorder:
 
     def record(self, kind: str, step: int, epoch: float, metrics: dict[str, float], eta: float | None = None) -> None:
         """Write one record everywhere. `eta` in seconds is for the plain lines."""
-        self._file.write(json.dumps({"kind": kind, "step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
+        self._file.write(to_json({"kind": kind, "step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
         shown = {
@@ -78,7 +79,7 @@ def read_lines(path: Path) -> list[dict]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
+            records.append(read_record(line))
         except ValueError:
             break
     return records
