@@ -13,6 +13,7 @@ from convnext.detection.box_head import pool
 from convnext.detection.boxes import clip, decode, encode
 from convnext.detection.mask_head import mask_targets, paste
 from convnext.detection.matching import BACKGROUND, IGNORED, match, sample, sample_regions
+from convnext.detection.roi_align import roi_align
 from convnext.detection.rpn import RPNHead
 
 
@@ -203,6 +204,22 @@ def test_pooled_regions_are_aligned_and_keep_their_order_and_picture():
     for i, box in enumerate(torch.cat(boxes)):
         centres = box[0] + (torch.arange(7) + 0.5) / 7 * (box[2] - box[0]) + 1000 * (i >= 6)
         assert torch.allclose(pooled[i, 0, 3], centres, atol=0.02)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_regions_to_the_bit(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    level, corners = torch.randn(2, 4, 32, 48), 60 * torch.rand(100, 2)
+    regions = torch.cat([(torch.arange(100) % 2)[:, None], corners, corners + 60 * torch.rand(100, 2)], dim=1)
+    alone = roi_align(level.requires_grad_(), regions, 7, 4)
+    assert alone.requires_grad
+    with torch.no_grad():
+        shared = roi_align(level, regions, 7, 4)
+    with torch.inference_mode():
+        assert torch.equal(roi_align(level, regions, 7, 4), shared)
+    assert torch.equal(shared, alone)
+    assert not shared.requires_grad
 
 
 def test_no_regions_are_pooled_to_nothing_that_can_still_be_differentiated():

@@ -59,8 +59,8 @@ class Arguments:
     """For int8: files, folders or globs of images like those of the task; a run's own training images if not given."""
     calibration_images: int = 300
     """At most so many of them."""
-    comparison_images: int = 100
-    """At most so many images are compared."""
+    comparison_images: int | None = None
+    """At most so many images are compared; by default 100, and of a detector 10."""
     tolerance: float | None = None
     """The largest difference of two logits, by default 1e-4 in fp32, or of a detector's scores, by default 1e-3; any in
     other precisions."""
@@ -112,11 +112,8 @@ def run(argv: list[str]) -> int:
     calibration = None
     if arguments.precision == "int8":
         calibration = _calibration(arguments, source)
-    pictures = (
-        of_files(arguments.images, arguments.comparison_images)
-        if arguments.images
-        else _pictures(arguments, source, side)
-    )
+    limit = arguments.comparison_images or (10 if task == "detection" else 100)
+    pictures = of_files(arguments.images, limit) if arguments.images else _pictures(arguments, source, side, limit)
     usual = tolerance_for(task, arguments.precision)
     tolerance = Tolerance(
         usual.difference if arguments.tolerance is None else arguments.tolerance,
@@ -179,15 +176,15 @@ def _calibration(arguments: Arguments, source: str):
     return of_run(Path(source), "train", arguments.calibration_images) if is_run(Path(source)) else None
 
 
-def _pictures(arguments: Arguments, source: str, side: int):
+def _pictures(arguments: Arguments, source: str, side: int, limit: int):
     """What to compare on where nothing is named."""
     from convnext.export.pictures import drawn, of_files, of_run
     from convnext.train.rundir import is_run
 
     if arguments.calibration:
-        return of_files(arguments.calibration, arguments.comparison_images)
+        return of_files(arguments.calibration, limit)
     if is_run(Path(source)):
-        return of_run(Path(source), "val", arguments.comparison_images)
+        return of_run(Path(source), "val", limit)
     return drawn(side)
 
 

@@ -140,7 +140,7 @@ def predict(argv: list[str], description: str) -> int:
 
     import numpy as np
 
-    from convnext.report.segmentation import colour_mask, overlay, palette, save_labels
+    from convnext.report.segmentation import colour_mask, overlay, palette, percent, save_labels
     from convnext.segmentation.sliding import predict_labels
     from convnext.train.distributed import choose_device
     from convnext.train.step import resolve_precision
@@ -173,7 +173,7 @@ def predict(argv: list[str], description: str) -> int:
         )
         present, counts = np.unique(labels, return_counts=True)
         order = np.argsort(-counts)[:5]
-        shown = ", ".join(f"{trained.classes[present[i]]} {100 * counts[i] / labels.size:.0f} %" for i in order)
+        shown = ", ".join(f"{trained.classes[present[i]]} {percent(counts[i] / labels.size)}" for i in order)
         rows.append((file, shown + (", .." if len(present) > 5 else "")))
     if rows:
         print_table(out, table(("image", "largest classes"), rows, left=2))

@@ -9,12 +9,12 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from convnext.detection import losses
 from convnext.detection.boxes import decode, encode
 from convnext.detection.fpn import Conv
 from convnext.detection.matching import Sample
+from convnext.detection.roi_align import roi_align
 
 POOLED = 7
 HIDDEN = 1024
@@ -37,7 +37,7 @@ def pool(levels: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tenso
     order = level_of.argsort(stable=True)
     counts = torch.bincount(level_of, minlength=len(levels)).tolist()
     pooled = [
-        roi_align(level, part, side, 1 / stride, sampling_ratio=0, aligned=True)
+        roi_align(level, part, side, stride)
         for level, stride, part in zip(levels, strides, regions[order].split(counts), strict=True)
         if len(part)
     ]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from convnext.detection import losses
 from convnext.detection.fpn import Conv
+from convnext.detection.roi_align import roi_align
 
 POOLED = 14
 SIDE = 2 * POOLED
@@ -59,7 +59,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
     for start in range(0, len(masks), step):
         mine = ((objects >= start) & (objects < start + step)).nonzero()[:, 0]
         regions = torch.cat([(objects[mine, None] - start).float(), boxes[mine].float()], dim=1)
-        cut = roi_align(masks[start : start + step, None].float(), regions, SIDE, 1.0, sampling_ratio=0, aligned=True)
+        cut = roi_align(masks[start : start + step, None].float(), regions, SIDE, 1.0)
         targets[mine] = (cut[:, 0] >= 0.5).float()
     return targets
 

@@ -152,8 +152,12 @@ def _with_legend(image: Image.Image, rows: list[tuple[tuple[int, ...] | None, st
 
 def _row(value: int, share: float, names: Sequence[str]) -> str:
     name = "no label" if value == IGNORED else names[value]
-    percent = f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
-    return f"{name if len(name) < 28 else name[:26] + '…'}  {percent}"
+    return f"{name if len(name) < 28 else name[:26] + '…'}  {percent(share)}"
+
+
+def percent(share: float) -> str:
+    """A share of a picture in words; one that is there is never 0 %."""
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 
 def _edges(labels: np.ndarray) -> np.ndarray:
