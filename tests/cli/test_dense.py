@@ -204,14 +204,19 @@ def test_mistakes_get_a_paragraph(argv, said, shapes, labelled, detector, segmen
     assert said in capsys.readouterr().err
 
 
-def test_starting_from_a_classifier_and_from_a_whole_model(detector, shapes, tmp_path, capsys):
+@pytest.mark.parametrize("task", [pytest.param("detection", marks=pytest.mark.slow), "segmentation"])
+def test_starting_from_a_classifier_and_from_a_whole_model(task, request, tmp_path, capsys):
     import convnext
 
+    data, whole = (("shapes", "detector"), ("labelled", "segmenter"))[task == "segmentation"]
+    length = ["--epochs", "1"] if task == "detection" else ["--steps", "2", "--eval-every", "2"]
+    argv = ["train", *(DETECTION if task == "detection" else SEGMENTATION), *length]
+    argv += ["--data", str(request.getfixturevalue(data))]
     backbone = convnext.save_weights(convnext.create_model("convnext_atto"), tmp_path / "atto.safetensors")
-    argv = ["train", *DETECTION, "--data", str(shapes), "--epochs", "1"]
     assert run([*argv, "--model.weights", str(backbone), "--out", str(tmp_path / "a")]) == 0
     assert "for the backbone" in capsys.readouterr().out
-    assert run([*argv, "--model.weights", str(detector / "best.safetensors"), "--out", str(tmp_path / "b")]) == 0
+    best = request.getfixturevalue(whole) / "best.safetensors"
+    assert run([*argv, "--model.weights", str(best), "--out", str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
     assert "Weights from" in said
     assert "for the backbone" not in said
