@@ -34,7 +34,8 @@ OTHERS = [
 def test_kernels_equal_fp64_forward_and_every_gradient(shape, dtype, affine):
     """The parameters' gradients add up to 25,000 products of either sign, in fp32 with an error that grows with its root."""
     found = errors(shape, dtype, affine, "cuda")
-    assert max(found.values()) <= TOLERANCE[dtype] * (4 if dtype is torch.float32 else 1), found
+    limit = TOLERANCE[dtype] * (4 if dtype is torch.float32 else 1)
+    assert all(error <= limit for error in found.values()), found  # each: `max` would hide a NaN
 
 
 @pytest.mark.parametrize("shape", STAGES)

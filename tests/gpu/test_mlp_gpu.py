@@ -32,7 +32,8 @@ def test_kernels_equal_fp64_forward_and_every_gradient(name):
 def test_small_gamma_in_fp16():
     found = errors((4, 14, 14, 192), torch.float16, True, True, False, "cuda", shrink=2.0**-20, loss_scale=2.0**12)
     del found["gamma"]  # beyond fp16, in which this test has its parameters
-    assert max(found.values()) <= TOLERANCE[torch.float16], found
+    limit = TOLERANCE[torch.float16]
+    assert all(error <= limit for error in found.values()), found  # each: `max` would hide a NaN
 
 
 def test_as_near_to_fp64_as_pytorch_under_autocast():
