@@ -1,7 +1,9 @@
 """`convnext export`, and `predict` and `evaluate` on what it wrote."""
 
 import json
+import re
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,26 @@ def test_mistakes_get_a_paragraph(argv, said, trained, files, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "broken.onnx", "broken.pt2"}
 
 
+def documented(kind: str, **files) -> None:
+    """Run the part of docs/deploy.md about a kind of model, with these files for those that it names."""
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    code = re.search(rf"## A {kind} in.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    for name, file in files.items():
+        code, count = re.subn(rf'"{name}\.\w+"', repr(str(file)), code)
+        assert count == 1
+    exec(compile(code, "docs/deploy.md", "exec"), {})
+
+
+def test_a_classifier_without_this_package(files, tmp_path, capsys):
+    picture = tmp_path / "four.png"
+    data = open_split("digits", "val", 0.1, 0)
+    data.image(3).convert("RGB").resize((31, 20)).save(picture)
+    documented("classifier", model=files["onnx"], picture=picture)
+    found = capsys.readouterr().out.strip()
+    assert run(["predict", files["onnx"], str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["class"] == found
+
+
 @pytest.fixture
 def detector(tmp_path):
     """A checkpoint of random weights, so large that some regions are surely something."""
@@ -182,6 +204,10 @@ def test_a_detector(options, detector, tmp_path, capsys):
     if "onnx" in options:  # the other has pictures of another size
         assert found[1] == pytest.approx(found[0], abs=0.1, nan_ok=True)
     pictures = sorted(map(str, (data / "val").glob("*.png")))
+    if "onnx" in options:
+        capsys.readouterr()
+        documented("detector", detector=file, picture=pictures[0])
+        assert capsys.readouterr().out.split()[0] in ("circle", "rectangle", "triangle")
     assert run(["predict", str(file), *pictures, "--out", str(tmp_path / "drawn")]) == 0
     assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 3
 

@@ -54,7 +54,10 @@ def of_run(folder: Path, split: str, limit: int) -> Pictures:
         "detection": open_coco_split,
         "segmentation": partial(open_masks_split, reduce_zero_label=getattr(recipe, "reduce_zero_label", None)),
     }
-    images = opens[recipe.task](recipe.data, split, recipe.val_share, recipe.seed)
+    try:
+        images = opens[recipe.task](recipe.data, split, recipe.val_share, recipe.seed)
+    except ConvNextError as error:
+        raise ConvNextError(f"{error} If the data of this run is gone, name other pictures: --images.") from error
     chosen = spread(len(images), limit)
     what = f"{len(chosen)} {'training' if split == 'train' else 'held-out'} images of {recipe.data}"
     return Pictures(what, tuple(images.name(i) for i in chosen), lambda i: images.image(chosen[i]))
