@@ -43,8 +43,9 @@ class Arguments:
     format: Literal["onnx", "openvino", "torch-export", "aot-inductor"] = "onnx"
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     dynamic: str | None = None
-    """What is left free: batch, size, both as batch,size, or none; batch by default. Segmenters have the size of their
-    windows. Detectors take one picture a call, of any size, or with --image-size one padded to a square."""
+    """What is left free: batch, size, both as batch,size, or none; by default the batch.
+    Segmenters have the size of their windows.
+    Detectors take one picture a call, of any size, or with --image-size one padded to a square."""
     batch: int = 1
     """Images of a call where batch is not free."""
     image_size: int | None = None
@@ -62,11 +63,11 @@ class Arguments:
     comparison_images: int | None = None
     """At most so many images are compared; by default 100, and of a detector 10."""
     tolerance: float | None = None
-    """The largest difference of two logits, by default 1e-4 in fp32, or of a detector's scores, by default 1e-3; any in
-    other precisions."""
+    """The largest difference of two logits (by default 1e-4 in fp32) or of a detector's scores (1e-3).
+    In other precisions any."""
     agreement: float | None = None
-    """The least share of equal top-1, in percent; by default 100 in fp32 (99.9 of a segmenter's pixels), else 99. Of a
-    detector, of things that both find: 99.5, else 90."""
+    """The least share of equal top-1, in percent; by default 100 in fp32 (99.9 of a segmenter's pixels), else 99.
+    Of a detector, of things that both find: 99.5, else 90."""
 
 
 def run(argv: list[str]) -> int:
