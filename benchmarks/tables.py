@@ -178,6 +178,7 @@ def detector_speed(result: dict) -> str:
 TABLES = {
     "cpu_speed": cpu_speed,
     "cpu_speed_sizes": cpu_speed,
+    "cpu_openvino": cpu_speed,
     "cpu_compile": cpu_speed,
     "cpu_ready": cpu_ready,
     "detector_speed": detector_speed,
