@@ -151,7 +151,7 @@ class Detector(nn.Module):
         regions = [boxes for boxes, _ in self.rpn_head.proposals(self.rpn_head(levels), levels, insides, *TEST)]
         found = self.roi_head.predict(readable(levels), regions, insides, masks == "paste")
         outsides = image_sizes_of(x, output_sizes or insides)
-        return [on_original(*each, masks == "paste") for each in zip(found, insides, outsides, strict=True)]
+        return [on_original(*each) for each in zip(found, insides, outsides, strict=True)]
 
     # -- training
 
@@ -204,11 +204,12 @@ def image_sizes_of(x: Tensor, given: Sequence | None) -> list[Size]:
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def on_original(found: Detections, inside: Size, size: Size, masks: bool) -> Detections:
-    """What was found in a picture scaled to `inside` (height, width), on the picture of `size`; masks (N, 28, 28) are pasted."""
+def on_original(found: Detections, inside: Size, size: Size) -> Detections:
+    """What was found in a picture scaled to `inside` (height, width), on the picture of `size`; masks, (N, 28, 28), if there
+    are any, are pasted."""
     scale = [size[1] / inside[1], size[0] / inside[0]]
     boxes = found["boxes"] * found["boxes"].new_tensor(scale * 2)
-    return found | {"boxes": boxes} | ({"masks": paste(found["masks"], boxes, size)} if masks else {})
+    return found | {"boxes": boxes} | ({"masks": paste(found["masks"], boxes, size)} if "masks" in found else {})
 
 
 def readable(levels: Sequence[Tensor]) -> list[Tensor]:

@@ -30,5 +30,5 @@ class ExportedDetector(Exported):
             each = dict(zip(self.metadata.outputs, outputs, strict=True))
             if masks == "none":
                 del each["masks"]
-            found.append(on_original(each, inside, size, masks == "paste"))
+            found.append(on_original(each, inside, size))
         return found

@@ -57,7 +57,9 @@ def of_run(folder: Path, split: str, limit: int) -> Pictures:
     try:
         images = opens[recipe.task](recipe.data, split, recipe.val_share, recipe.seed)
     except ConvNextError as error:
-        raise ConvNextError(f"{error} If the data of this run is gone, name other pictures: --images.") from error
+        raise ConvNextError(
+            f"{error} If the data of this run is gone, name other pictures: --images, and for int8 --calibration."
+        ) from error
     chosen = spread(len(images), limit)
     what = f"{len(chosen)} {'training' if split == 'train' else 'held-out'} images of {recipe.data}"
     return Pictures(what, tuple(images.name(i) for i in chosen), lambda i: images.image(chosen[i]))

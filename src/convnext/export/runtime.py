@@ -14,6 +14,12 @@ from convnext.export.metadata import Metadata
 
 BACKENDS = {"onnx": "onnx", "openvino": "openvino", "torch-export": "torch_export", "aot-inductor": "aot"}
 
+OTHER_SIZES = {
+    "classification": "Export with --dynamic batch,size for other sizes.",
+    "segmentation": "Larger pictures are cut into windows of that size first.",
+    "detection": "Export without --image-size for pictures of any size.",
+}
+
 
 def backend_of(format: str):
     """The module that writes, loads and reads the metadata of a format."""
@@ -64,7 +70,7 @@ class Exported(nn.Module):
             if any(missing) and (not padded or min(missing) < 0):
                 raise ConvNextError(
                     f"{self.file} got images of {height} x {width} pixels; it is exported for "
-                    f"{metadata.size[0]} x {metadata.size[1]}. Export with --dynamic batch,size for other sizes."
+                    f"{metadata.size[0]} x {metadata.size[1]}. {OTHER_SIZES[metadata.task]}"
                 )
         return F.pad(x, (0, missing[1], 0, missing[0])).contiguous()
 
