@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 
 from convnext import __version__, recipes
+from convnext.classification.dataset import ImageDataset
+from convnext.classification.mixup import make_mixup
+from convnext.classification.open import open_dataset
+from convnext.classification.transforms import Preprocess, eval_transform, train_transform
 from convnext.cli.train import train as train_command
-from convnext.data.dataset import ImageDataset
-from convnext.data.mixup import make_mixup
-from convnext.data.open import open_dataset
-from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.recipes.plan import make_plan
 from convnext.recipes.schema import Classification
 from convnext.train.recorder import read_lines

@@ -88,7 +88,7 @@ def test_a_prediction_imports_neither_torchvision_nor_the_compiler():
 import sys
 import torch, convnext, convnext.classification.predict, convnext.export.runtime
 from PIL import Image
-from convnext.data.transforms import Preprocess, eval_transform
+from convnext.classification.transforms import Preprocess, eval_transform
 image = eval_transform(Preprocess.for_size(64))(Image.new("RGB", (80, 70)))
 convnext.create_model("convnext_atto").deploy()(image[None])
 print({"torchvision", "torch._dynamo", "sympy"} & set(sys.modules))"""

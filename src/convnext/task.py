@@ -19,9 +19,9 @@ from convnext.data.sampler import TrainBatches
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import DenseModel, Recipe
+from convnext.runtime.precision import resolve_precision
+from convnext.runtime.world import World
 from convnext.seeding import seed_all
-from convnext.train.distributed import World
-from convnext.train.step import resolve_precision
 from convnext.weights.infer import meta_architecture
 from convnext.weights.load import fill, read_checkpoint
 from convnext.weights.save import save_weights

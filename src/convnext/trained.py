@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from convnext.errors import ConvNextError
-from convnext.train.rundir import RUN_FILES, is_run, read_config
+from convnext.runtime.run_folder import RUN_FILES, is_run, read_config
 from convnext.weights.infer import task
 from convnext.weights.load import Checkpoint, load_model, read_checkpoint
 

@@ -9,8 +9,8 @@ from torch import nn
 from convnext.classification.evaluate import Tally, evaluate
 from convnext.data.images import ImageError
 from convnext.data.loader import Batch
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.world import World
 
 WORLD = World(torch.device("cpu"))
 K = 7

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from convnext.classification.load import load_classifier
+from convnext.classification.open import open_split
 from convnext.classification.predict import predict
 from convnext.cli.main import run
-from convnext.data.open import open_split
 from pictures import draw_classes
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext.classification.open import open_split
 from convnext.cli.main import run
-from convnext.data.open import open_split
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import write_shapes, write_shapes_semantic
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from convnext.data.dataset import ArrayDataset
+from convnext.classification.dataset import ArrayDataset
+from convnext.classification.transforms import Preprocess, eval_transform, train_transform
 from convnext.data.images import ImageError
 from convnext.data.loader import EvalSamples, ImageOnly, TrainSamples, eval_loader, train_loader
 from convnext.data.sampler import TrainBatches, epoch_order
-from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.recipes.schema import Augment
 
 N = 50

@@ -16,14 +16,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from convnext.data.coco import CocoImages, open_coco, open_coco_split
 from convnext.data.images import ImageError
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import write_shapes
+from convnext.detection.coco import CocoImages, open_coco, open_coco_split
 from convnext.detection.evaluate import Result, evaluate, score_detections, to_coco
 from convnext.errors import ConvNextError
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.world import World
 
 pytest.importorskip("pycocotools")
 

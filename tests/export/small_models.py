@@ -1,7 +1,7 @@
 """A model as what `export` takes."""
 
 from convnext.classification.load import Classifier
-from convnext.data.transforms import Preprocess
+from convnext.classification.transforms import Preprocess
 
 
 def classifier_of(model, size: int = 64) -> Classifier:

@@ -12,8 +12,8 @@ from convnext.models.convnext import Block, ConvNeXt
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks, recompute_hidden
 from convnext.recipes.plan import make_plan
+from convnext.runtime.world import World
 from convnext.segmentation.segmenter import build as build_segmenter
-from convnext.train.distributed import World
 
 
 def flags(model) -> list[bool]:

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
+from convnext.classification.folder import FolderDataset
+from convnext.classification.transforms import Preprocess, eval_transform
 from convnext.cli import main
-from convnext.data.folder import FolderDataset
 from convnext.data.images import decode
-from convnext.data.transforms import Preprocess, eval_transform
 from convnext.report.robustness import draw_robustness
 from convnext.robustness import run as runner
 from convnext.robustness.sets import wnids

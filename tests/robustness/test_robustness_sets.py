@@ -6,14 +6,14 @@ from torch import nn
 from torchvision import transforms as T
 
 from convnext import paper
-from convnext.data.transforms import Normalize
+from convnext.classification.transforms import Normalize
 from convnext.errors import ConvNextError
 from convnext.robustness.results import Results
 from convnext.robustness.run import run
 from convnext.robustness.sets import gaps, released_units, wnids
 from convnext.robustness.subject import Subject
 from convnext.robustness.write import MARKER
-from convnext.train.distributed import World
+from convnext.runtime.world import World
 
 WORLD = World(torch.device("cpu"))
 

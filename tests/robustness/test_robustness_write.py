@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convnext.classification.open import open_for_evaluation
+from convnext.classification.transforms import Preprocess
 from convnext.data.corruptions import corrupt
-from convnext.data.open import open_for_evaluation
-from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.robustness import write
 from convnext.robustness.generated import Corrupted, choose

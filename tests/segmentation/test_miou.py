@@ -15,9 +15,9 @@ from torch import nn
 from convnext.data.images import ImageError
 from convnext.data.pixels import DensePreprocess
 from convnext.errors import ConvNextError
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.world import World
 from convnext.segmentation.miou import Confusion, Result, evaluate
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
 
 K = 7
 CPU = torch.device("cpu")

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from convnext.recipes.schema import Optim
-from convnext.train.distributed import World
+from convnext.runtime.precision import autocast, resolve_precision
+from convnext.runtime.world import World
 from convnext.train.ema import Ema
 from convnext.train.optim import make_optimizer, optimizer_tensors
-from convnext.train.step import LossScale, Step, autocast, resolve_precision
+from convnext.train.step import LossScale, Step
 
 WORLD = World(torch.device("cpu"))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convnext.benchmark import networks, runtimes
 from convnext.benchmark.configs import Config
 from convnext.ops.backend import backend
-from convnext.train.step import autocast
+from convnext.runtime.precision import autocast
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROTATED_BYTES = 256 * 2**20  # of input, several times the largest caches

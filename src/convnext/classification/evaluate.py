@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from convnext.data.images import ImageError
 from convnext.data.loader import Batch
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
-from convnext.train.step import autocast
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.precision import autocast
+from convnext.runtime.world import World
 
 MAX_CONFUSION = 2000  # classes up to which the full matrix is kept
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from convnext.data.transforms import Preprocess
+from convnext.classification.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.models import build
 from convnext.trained import open_trained

@@ -8,9 +8,9 @@ import torch
 from PIL.Image import Image
 
 from convnext.classification.load import Classifier
+from convnext.classification.transforms import eval_transform
 from convnext.data.images import ImageError, decode
-from convnext.data.transforms import eval_transform
-from convnext.train.step import autocast
+from convnext.runtime.precision import autocast
 
 
 @dataclass(frozen=True)

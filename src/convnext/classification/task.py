@@ -7,20 +7,20 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import evaluate
-from convnext.data.dataset import ImageDataset
+from convnext.classification.mixup import make_mixup
+from convnext.classification.open import fingerprint, open_dataset
+from convnext.classification.transforms import Preprocess, eval_transform, train_transform
 from convnext.data.loader import Batch, EvalSamples, ImageOnly, eval_loader
-from convnext.data.mixup import make_mixup
-from convnext.data.open import fingerprint, open_dataset
-from convnext.data.transforms import Preprocess, eval_transform, train_transform
 from convnext.errors import ConvNextError
 from convnext.models import build, options
 from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Classification
+from convnext.runtime.world import World
 from convnext.seeding import seed_all
 from convnext.task import DataTask
-from convnext.train.distributed import World
 from convnext.weights.load import load_weights
 
 

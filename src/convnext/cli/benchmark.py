@@ -123,7 +123,7 @@ def run(argv: list[str]) -> int:
 def _device(name: str):
     import torch
 
-    from convnext.train.distributed import choose_device
+    from convnext.runtime.device import choose_device
 
     return choose_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 

@@ -54,11 +54,11 @@ def evaluate(argv: list[str], description: str) -> int:
 
 def _evaluate(arguments: Evaluate, world) -> int:
     from convnext.classification.evaluate import evaluate as measure
+    from convnext.classification.open import open_for_evaluation, open_split
+    from convnext.classification.transforms import eval_transform
     from convnext.data.loader import EvalSamples, default_workers, eval_loader
-    from convnext.data.open import open_for_evaluation, open_split
-    from convnext.data.transforms import eval_transform
-    from convnext.train.rundir import is_run, read_config
-    from convnext.train.step import resolve_precision
+    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.run_folder import is_run, read_config
 
     model = world.on_main(lambda: fetched(arguments.model))
     folder = Path(model)
@@ -157,8 +157,8 @@ def predict(argv: list[str], description: str) -> int:
 
     from convnext.classification.predict import predict as classify
     from convnext.data.find import find_images
-    from convnext.train.distributed import choose_device
-    from convnext.train.step import resolve_precision
+    from convnext.runtime.device import choose_device
+    from convnext.runtime.precision import resolve_precision
 
     files = find_images(arguments.images)
     device = choose_device(arguments.device)

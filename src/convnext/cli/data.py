@@ -99,9 +99,9 @@ def corrupt(arguments: CorruptArguments) -> int:
 
 def check(arguments: Arguments) -> int:
     """Examine, print, draw; 1 if there are errors."""
-    from convnext.data.ade20k import is_masks
-    from convnext.data.check import check as examine
-    from convnext.data.coco import is_coco
+    from convnext.classification.check import check as examine
+    from convnext.detection.coco import is_coco
+    from convnext.segmentation.masks import is_masks
 
     out = stdout()
     if is_coco(arguments.data):
@@ -166,10 +166,10 @@ def _print(report, out) -> None:
 def _draw_batch(arguments: Arguments) -> Path:
     """What training and evaluation make of the first images: a row of training views, below it the evaluation views."""
     from convnext import recipes
+    from convnext.classification.open import open_dataset
+    from convnext.classification.transforms import Preprocess, eval_transform, train_transform
     from convnext.data.images import ImageError
-    from convnext.data.open import open_dataset
     from convnext.data.sampler import epoch_order
-    from convnext.data.transforms import Preprocess, eval_transform, train_transform
     from convnext.report.batch import draw_batch
     from convnext.seeding import seed_cpu
 

@@ -10,8 +10,8 @@ BAR = 30  # characters of the longest bar
 
 
 def check_objects(data: str, val_share: float, seed: int, out: Path, console) -> int:
-    from convnext.data.coco import open_coco
-    from convnext.data.coco_check import check_coco
+    from convnext.detection.check import check_coco
+    from convnext.detection.coco import open_coco
 
     with counted_bar("reading every image") as progress:
         report = check_coco(data, progress=progress)
@@ -44,8 +44,8 @@ def check_objects(data: str, val_share: float, seed: int, out: Path, console) ->
 
 
 def check_labels(data: str, val_share: float, seed: int, out: Path, console) -> int:
-    from convnext.data.ade20k import open_masks
-    from convnext.data.ade20k_check import check_masks
+    from convnext.segmentation.check import check_masks
+    from convnext.segmentation.masks import open_masks
 
     with counted_bar("reading every image") as progress:
         report = check_masks(data, val_share, seed, progress=progress)

@@ -54,11 +54,11 @@ def evaluate(argv: list[str], description: str) -> int:
 
 
 def _evaluate(arguments: Evaluate, world) -> int:
-    from convnext.data.coco import open_coco_split
     from convnext.data.loader import default_workers
+    from convnext.detection.coco import open_coco_split
     from convnext.detection.evaluate import evaluate as measure
-    from convnext.train.rundir import is_run, read_config
-    from convnext.train.step import resolve_precision
+    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.run_folder import is_run, read_config
 
     model = world.on_main(lambda: fetched(arguments.model))
     folder = Path(model)
@@ -142,13 +142,13 @@ def predict(argv: list[str], description: str) -> int:
     import numpy as np
     import torch
 
-    from convnext.data.coco_file import require
     from convnext.data.pixels import pad_to_multiple
+    from convnext.detection.coco_file import require
     from convnext.detection.evaluate import to_coco
     from convnext.files import replace_text
     from convnext.report.detection import draw_detections
-    from convnext.train.distributed import choose_device
-    from convnext.train.step import autocast, resolve_precision
+    from convnext.runtime.device import choose_device
+    from convnext.runtime.precision import autocast, resolve_precision
 
     pictures = Pictures(arguments.images, "detecting")
     encode = require("pycocotools.mask").encode

@@ -170,7 +170,7 @@ def _beside(named: str, source: str) -> Path:
 
 def _calibration(arguments: Arguments, source: str):
     from convnext.export.pictures import of_files, of_run
-    from convnext.train.rundir import is_run
+    from convnext.runtime.run_folder import is_run
 
     if arguments.calibration:
         return of_files(arguments.calibration, arguments.calibration_images)
@@ -180,7 +180,7 @@ def _calibration(arguments: Arguments, source: str):
 def _pictures(arguments: Arguments, source: str, side: int, limit: int):
     """What to compare on where nothing is named."""
     from convnext.export.pictures import drawn, of_files, of_run
-    from convnext.train.rundir import is_run
+    from convnext.runtime.run_folder import is_run
 
     if arguments.calibration:
         return of_files(arguments.calibration, limit)

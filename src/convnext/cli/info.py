@@ -68,8 +68,8 @@ def _no_more(argv: list[str]) -> None:
 
 
 def overview() -> int:
-    from convnext.train.distributed import choose_device, describe
-    from convnext.train.rundir import environment
+    from convnext.runtime.device import choose_device, describe
+    from convnext.runtime.run_folder import environment
 
     facts = environment()
     packages = [(name, version) for name, version in facts["packages"].items()]
@@ -205,7 +205,7 @@ def _images_per_second(name: str, height: int, width: int) -> float:
     import torch
 
     from convnext.factory import create_model
-    from convnext.train.distributed import choose_device
+    from convnext.runtime.device import choose_device
 
     device = choose_device()
     model = create_model(name).eval().to(device)

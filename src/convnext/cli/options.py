@@ -111,7 +111,7 @@ def weights_wanted(options: EvaluateOptions, model: str) -> list[str]:
 
 def with_world(arguments: EvaluateOptions, run: Callable[[EvaluateOptions, object], int]) -> int:
     """`run(arguments, world)` among the processes that torchrun started, if it did."""
-    from convnext.train import distributed
+    from convnext.runtime import world as distributed
 
     world = distributed.start(arguments.device)
     try:

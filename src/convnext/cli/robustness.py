@@ -89,7 +89,7 @@ def run(argv: list[str]) -> int:
             "Nothing to evaluate on: give the folder of one or more released sets (--imagenet-a, --imagenet-r, "
             "--imagenet-sketch, --imagenet-c, --imagenet-c-bar, --clean), or --corrupt with labelled images of your own."
         )
-    from convnext.train import distributed
+    from convnext.runtime import world as distributed
 
     world = distributed.start(arguments.device)
     try:
@@ -107,7 +107,7 @@ def _robustness(arguments: Arguments, world) -> int:
     from convnext.robustness.results import Results
     from convnext.robustness.run import run as evaluate_units
     from convnext.robustness.sets import gaps, released_units
-    from convnext.train.step import resolve_precision
+    from convnext.runtime.precision import resolve_precision
 
     chosen = choose(arguments.corruptions, arguments.severities)
     released = [
@@ -200,7 +200,7 @@ def _number(value: float | None) -> str:
 
 
 def _default_out(model: str) -> Path:
-    from convnext.train.rundir import is_run
+    from convnext.runtime.run_folder import is_run
 
     path = Path(model)
     if is_run(path):

@@ -60,10 +60,10 @@ def evaluate(argv: list[str], description: str) -> int:
 
 
 def _evaluate(arguments: Evaluate, world) -> int:
-    from convnext.data.ade20k import open_masks_split
+    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.run_folder import is_run, read_config
+    from convnext.segmentation.masks import open_masks_split
     from convnext.segmentation.miou import evaluate as measure
-    from convnext.train.rundir import is_run, read_config
-    from convnext.train.step import resolve_precision
 
     model = world.on_main(lambda: fetched(arguments.model))
     folder = Path(model)
@@ -141,9 +141,9 @@ def predict(argv: list[str], description: str) -> int:
     import numpy as np
 
     from convnext.report.segmentation import colour_mask, overlay, palette, percent, save_labels
+    from convnext.runtime.device import choose_device
+    from convnext.runtime.precision import resolve_precision
     from convnext.segmentation.sliding import predict_labels
-    from convnext.train.distributed import choose_device
-    from convnext.train.step import resolve_precision
 
     pictures = Pictures(arguments.images, "segmenting")
     device = choose_device(arguments.device)

@@ -51,7 +51,7 @@ def parse_arguments(name: str, argv: list[str], recipe: Recipe) -> Arguments:
 
 def train(name: str, recipe: Recipe, out: Path | None = None, dry_run: bool = False) -> int:
     """Run a recipe from start or from where it stopped; returns the exit code."""
-    from convnext.train import distributed
+    from convnext.runtime import world as distributed
 
     world = distributed.start(recipe.runtime.device)
     try:
@@ -62,11 +62,11 @@ def train(name: str, recipe: Recipe, out: Path | None = None, dry_run: bool = Fa
 
 def _train(name: str, recipe: Recipe, out: Path | None, dry_run: bool, world) -> int:
     from convnext.recipes.plan import make_plan
-    from convnext.train import rundir
-    from convnext.train.distributed import describe
+    from convnext.runtime import run_folder as rundir
+    from convnext.runtime.device import describe
+    from convnext.runtime.interruption import Stopped
+    from convnext.runtime.precision import resolve_precision
     from convnext.train.loop import Run
-    from convnext.train.signals import Stopped
-    from convnext.train.step import resolve_precision
 
     console = stdout()
     console.quiet = not world.is_main
@@ -134,8 +134,8 @@ def _finish(folder: Path, state, columns: tuple[tuple[str, str, int], ...], cons
     """The summary, the curves and the next commands."""
     from convnext.files import replace_text, to_json
     from convnext.report.curves import draw_curves
+    from convnext.runtime.run_folder import SUMMARY
     from convnext.train.recorder import read_lines
-    from convnext.train.rundir import SUMMARY
 
     last = [record for record in read_lines(folder / "metrics.jsonl") if record["kind"] == "eval"][-1]
     summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}

@@ -11,7 +11,6 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from convnext.data.dataset import ImageDataset
 from convnext.data.images import ImageError
 from convnext.data.pixels import pad_to_multiple
 from convnext.data.sampler import TrainBatches
@@ -104,7 +103,7 @@ class TrainSamples(Dataset):
 class EvalSamples(Dataset):
     """Labelled images by index; an unreadable image becomes an error that names it, raised by the loader's consumer."""
 
-    images: ImageDataset
+    images: Samples
     transform: Callable[[Image], Tensor]
 
     def __len__(self) -> int:

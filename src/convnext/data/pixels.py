@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
 
+from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD, PAD_MULTIPLE
 from convnext.data.stored import Stored
-from convnext.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def normalize(image: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple
     return (image.float() - torch.tensor(mean)[:, None, None] * 255) / scale[:, None, None]
 
 
-def pad_to_multiple(images: list[Tensor], multiple: int = 32) -> Tensor:
+def pad_to_multiple(images: list[Tensor], multiple: int = PAD_MULTIPLE) -> Tensor:
     """Pictures (3, H, W) of any sizes -> (B, 3, H', W'): zeros below and to the right, sides multiples of `multiple`."""
     height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (-2, -1))
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)

@@ -16,18 +16,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from convnext.data.coco import CocoImages
-from convnext.data.coco_file import require
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.data.images import ImageError
 from convnext.data.loader import _loader
 from convnext.data.pixels import DensePreprocess, pad_to_multiple, scaled_size
+from convnext.detection.coco import CocoImages
+from convnext.detection.coco_file import require
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
-from convnext.train.step import autocast
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.precision import autocast
+from convnext.runtime.world import World
 
-MULTIPLE = 32
 AREAS = ("all", "small", "medium", "large")  # in the evaluators' order; borders at 32 x 32 and 96 x 96 pixels
 
 
@@ -267,7 +267,7 @@ def _batches(dataset: CocoImages, pre: DensePreprocess, world: World, batch: int
     """
 
     def padded(i: int) -> tuple[int, ...]:
-        return tuple(-(-side // MULTIPLE) for side in scaled_size(dataset.size(i), pre.short, pre.long))
+        return tuple(-(-side // PAD_MULTIPLE) for side in scaled_size(dataset.size(i), pre.short, pre.long))
 
     def plan(rank: int) -> list[list[int]]:
         alike = defaultdict(list)
@@ -287,7 +287,7 @@ def _collate(samples: list[tuple]) -> tuple[list[int], Tensor, list[tuple[int, i
     images = [image for _, image, _ in samples if image is not None]
     return (
         [i for i, _, _ in samples],
-        pad_to_multiple(images, MULTIPLE) if images else torch.empty(0),
+        pad_to_multiple(images, PAD_MULTIPLE) if images else torch.empty(0),
         [(image.shape[-2], image.shape[-1]) for image in images],
         next((error for _, _, error in samples if error), None),
     )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.detection import losses
 from convnext.detection.anchors import RATIOS, inside, level_anchors
 from convnext.detection.boxes import decode, encode
@@ -19,7 +20,6 @@ from convnext.ops.conv3x3 import conv3x3
 POSITIVE, NEGATIVE, LOW_QUALITY = 0.7, 0.3, 0.3  # IoU
 POSITIVE_SHARE = 0.5
 NMS = 0.7
-MULTIPLE = 32  # what a picture is padded to, before it is padded further to the others of its batch
 
 
 class RPNHead(nn.Module):
@@ -121,7 +121,7 @@ class RPNHead(nn.Module):
         device = levels[0].device
         grids = [(level.shape[2:], stride) for level, stride in zip(levels, self.strides, strict=True)]
         anchors = torch.cat([level_anchors(size, stride, device) for size, stride in grids])
-        reached = tuple(-(-side // MULTIPLE) * MULTIPLE for side in picture)
+        reached = tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in picture)
         usable = torch.cat([inside(size, stride, reached, device) for size, stride in grids])
         if self.whole:
             height, width = picture

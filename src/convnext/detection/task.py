@@ -5,18 +5,18 @@ from pathlib import Path
 
 from torch import nn
 
-from convnext.data.coco import CocoImages, open_coco
-from convnext.data.detection_transforms import TrainTransform
 from convnext.data.loader import collate_padded
 from convnext.data.pixels import DensePreprocess
+from convnext.detection.coco import CocoImages, open_coco
 from convnext.detection.detector import build
 from convnext.detection.evaluate import evaluate
+from convnext.detection.transforms import TrainTransform
 from convnext.errors import ConvNextError
 from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Detection
+from convnext.runtime.world import World
 from convnext.task import DataTask, build_dense, on_device
-from convnext.train.distributed import World
 
 
 def open_data(recipe: Detection) -> tuple[CocoImages, CocoImages]:

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.detection import box_head, cascade, mask_head, rpn
 from convnext.detection.anchors import level_anchors
 from convnext.detection.boxes import decode
 from convnext.detection.detector import TEST, Detector, readable
 
-MULTIPLE = rpn.MULTIPLE
-SMALLEST = 3 * MULTIPLE  # pixels of a side: two positions of the coarsest level
+SMALLEST = 3 * PAD_MULTIPLE  # pixels of a side: two positions of the coarsest level
 NOTHING = -1.0  # the score of a proposal that is none
 ALONE = -1e4  # pixels: where they are put, so that they suppress nothing
 

@@ -15,9 +15,10 @@ from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.detection.detector import Detector
 from convnext.errors import ConvNextError
-from convnext.export.detector import MULTIPLE, DetectorGraph
+from convnext.export.detector import DetectorGraph
 from convnext.export.metadata import Metadata
 from convnext.models.deploy import fold
 from convnext.ops.backend import backend
@@ -103,6 +104,6 @@ def hushed() -> Iterator[None]:
 
 def _free_sides(metadata: Metadata) -> dict[int, Any]:
     """Height and width as free axes; a detector's are padded to a multiple."""
-    step = MULTIPLE if metadata.task == "detection" else 1
+    step = PAD_MULTIPLE if metadata.task == "detection" else 1
     sides = Dim("height", min=metadata.smallest // step), Dim("width", min=metadata.smallest // step)
     return {2: step * sides[0], 3: step * sides[1]} if step > 1 else {2: sides[0], 3: sides[1]}

@@ -41,10 +41,10 @@ def of_run(folder: Path, split: str, limit: int) -> Pictures:
     Raises:
         ConvNextError: its data is no longer there.
     """
-    from convnext.data.ade20k import open_masks_split
-    from convnext.data.coco import open_coco_split
-    from convnext.data.open import open_split
-    from convnext.train.rundir import read_config
+    from convnext.classification.open import open_split
+    from convnext.detection.coco import open_coco_split
+    from convnext.runtime.run_folder import read_config
+    from convnext.segmentation.masks import open_masks_split
 
     recipe = read_config(folder)[1]
     if not recipe.data:

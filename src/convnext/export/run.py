@@ -11,9 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from convnext.classification.transforms import Preprocess, eval_transform
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.data.pixels import DensePreprocess
-from convnext.data.transforms import Preprocess, eval_transform
-from convnext.detection.rpn import MULTIPLE
 from convnext.errors import ConvNextError
 from convnext.export import int8
 from convnext.export.formats import FORMATS, require_all
@@ -70,7 +70,7 @@ def export(
 
     def judged(aside: Path, told: Metadata) -> Comparison | DetectorComparison:
         if told.task == "detection":
-            multiple = told.size[0] if told.size else MULTIPLE
+            multiple = told.size[0] if told.size else PAD_MULTIPLE
             return compare_detectors(
                 trained.model, opened(aside, told), names, views[0], told.classes, multiple, progress
             )

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from convnext.classification.load import Classifier, load_classifier
+from convnext.classification.transforms import Preprocess
 from convnext.data.pixels import DensePreprocess
-from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.export.metadata import Metadata
 from convnext.export.runtime import Exported, open_exported
@@ -37,13 +37,13 @@ def open_checkpoint(
         if image_size is not None:
             raise ConvNextError("--image-size is for classifiers: a segmenter is exported for its own windows.")
         return load_segmenter(name, CPU, which)
+    from convnext.data.conventions import PAD_MULTIPLE
     from convnext.detection.load import load_detector
-    from convnext.detection.rpn import MULTIPLE
 
     trained = load_detector(name, CPU, which)
     if image_size is not None:
-        if image_size % MULTIPLE or image_size < 2 * MULTIPLE:
-            raise ConvNextError(f"--image-size is {image_size}; a detector's is a multiple of {MULTIPLE}, from 64.")
+        if image_size % PAD_MULTIPLE or image_size < 2 * PAD_MULTIPLE:
+            raise ConvNextError(f"--image-size is {image_size}; a detector's is a multiple of {PAD_MULTIPLE}, from 64.")
         trained.preprocess = replace(trained.preprocess, short=image_size, long=image_size)
     return trained
 

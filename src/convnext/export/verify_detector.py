@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from convnext.data.conventions import PAD_MULTIPLE
 from convnext.data.pixels import pad_to_multiple
 from convnext.detection.cascade import Detections
-from convnext.detection.rpn import MULTIPLE
 from convnext.export.verify import Tolerance
 
 CLEAR = 0.1  # score from which a thing must be found by the other too; below, the threshold of 0.05 is near
@@ -74,7 +74,7 @@ def compare_detectors(
     names: Sequence[str],
     view: Callable[[int], Tensor],
     classes: Sequence[str],
-    multiple: int = MULTIPLE,
+    multiple: int = PAD_MULTIPLE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DetectorComparison:
     """Run both on every picture.

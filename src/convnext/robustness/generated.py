@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from convnext.classification.dataset import ImageDataset
+from convnext.classification.open import open_for_evaluation
 from convnext.data.corruptions import ALL, IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES, corrupt
-from convnext.data.dataset import ImageDataset
-from convnext.data.open import open_for_evaluation
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.subject import Subject
 from convnext.robustness.units import Unit

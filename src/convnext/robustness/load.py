@@ -7,11 +7,11 @@ from torch import nn
 
 from convnext import paper
 from convnext.classification.load import load_classifier
-from convnext.data.transforms import Normalize
+from convnext.classification.transforms import Normalize
 from convnext.robustness.peers import is_peer, load_peer
 from convnext.robustness.sets import wnids
 from convnext.robustness.subject import Subject
-from convnext.train.rundir import is_run, read_config
+from convnext.runtime.run_folder import is_run, read_config
 from convnext.weights import catalog
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import transforms as T
 
 from convnext import paper
-from convnext.data.transforms import Normalize
+from convnext.classification.transforms import Normalize
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.sets import wnids
 from convnext.robustness.subject import Subject

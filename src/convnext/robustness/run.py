@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from convnext import __version__
+from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import evaluate
-from convnext.data.dataset import ImageDataset
+from convnext.classification.open import fingerprint
 from convnext.data.loader import EvalSamples, eval_loader
-from convnext.data.open import fingerprint
 from convnext.errors import ConvNextError
 from convnext.robustness.results import Results
 from convnext.robustness.subject import Subject
 from convnext.robustness.units import Record, Unit
-from convnext.train.distributed import World
+from convnext.runtime.world import World
 
 Progress = Callable[[str, int, int], None]
 

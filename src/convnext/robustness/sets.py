@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+from convnext.classification.dataset import ImageDataset
+from convnext.classification.folder import FolderDataset
+from convnext.classification.open import open_for_evaluation
 from convnext.data.corruptions import IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES
-from convnext.data.dataset import ImageDataset
-from convnext.data.folder import FolderDataset
-from convnext.data.open import open_for_evaluation
 from convnext.errors import ConvNextError
 from convnext.robustness.metrics import missing
 from convnext.robustness.units import Unit

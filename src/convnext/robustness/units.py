@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from convnext.data.dataset import ImageDataset
+from convnext.classification.dataset import ImageDataset
 
 View = Literal["picture", "crop", "input"]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from convnext import __version__
+from convnext.classification.open import open_for_evaluation
+from convnext.classification.transforms import Preprocess
 from convnext.data.corruptions import corrupt
-from convnext.data.open import open_for_evaluation
-from convnext.data.transforms import Preprocess
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 

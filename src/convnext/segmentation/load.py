@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from convnext.data.ade20k import ADE20K_CLASSES
 from convnext.data.pixels import DensePreprocess
+from convnext.segmentation.masks import ADE20K_CLASSES
 from convnext.segmentation.segmenter import build
 from convnext.trained import open_trained
 

@@ -11,13 +11,13 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from convnext.data.ade20k import IGNORED
 from convnext.data.images import ImageError
 from convnext.data.pixels import DensePreprocess
 from convnext.errors import ConvNextError
+from convnext.runtime.interruption import Interrupted
+from convnext.runtime.world import World
+from convnext.segmentation.masks import IGNORED
 from convnext.segmentation.sliding import predict_labels
-from convnext.train.distributed import World
-from convnext.train.loop import Interrupted
 
 READERS = 2  # threads that decode pictures ahead of the network
 AHEAD = 4  # pictures that wait

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext import models
-from convnext.data.ade20k import IGNORED
 from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
 from convnext.models.recompute import recompute_blocks
 from convnext.segmentation.fcn import FCNHead
+from convnext.segmentation.masks import IGNORED
 from convnext.segmentation.pyramid import resize
 from convnext.segmentation.upernet import UperHead
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from convnext.data.pixels import DensePreprocess, normalize, pixels, resize, scaled_size
 from convnext.errors import ConvNextError, nearest
-from convnext.train.step import autocast
+from convnext.runtime.precision import autocast
 
 MODES = ("slide", "whole", "multi-scale")
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

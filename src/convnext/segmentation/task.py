@@ -5,17 +5,17 @@ from pathlib import Path
 
 from torch import nn
 
-from convnext.data.ade20k import MaskImages, open_masks
 from convnext.data.pixels import DensePreprocess
-from convnext.data.segmentation_transforms import TrainTransform
 from convnext.errors import ConvNextError
 from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Segmentation
+from convnext.runtime.world import World
+from convnext.segmentation.masks import MaskImages, open_masks
 from convnext.segmentation.miou import evaluate
 from convnext.segmentation.segmenter import build
+from convnext.segmentation.transforms import TrainTransform
 from convnext.task import DataTask, build_dense, on_device
-from convnext.train.distributed import World
 
 
 def open_data(recipe: Segmentation) -> tuple[MaskImages, MaskImages]:

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Recipe
+from convnext.runtime.interruption import Interrupted, Stopped, StopRequest
+from convnext.runtime.precision import resolve_precision
+from convnext.runtime.run_folder import RUN_FILES
+from convnext.runtime.world import World
 from convnext.train import checkpoint, optim
-from convnext.train.distributed import World
 from convnext.train.ema import Ema
 from convnext.train.recorder import Recorder
-from convnext.train.rundir import RUN_FILES
 from convnext.train.schedule import learning_rate
-from convnext.train.signals import Stopped, StopRequest
-from convnext.train.step import Step, resolve_precision
+from convnext.train.step import Step
 
 
 class Task(Protocol):
@@ -55,10 +56,6 @@ class Task(Protocol):
     def save_weights(self, model: nn.Module, path: Path, facts: dict) -> None:
         """Write a file that evaluation and prediction need nothing but; `facts` go into its metadata."""
         ...
-
-
-class Interrupted(Exception):
-    """An evaluation was asked to stop."""
 
 
 @dataclass

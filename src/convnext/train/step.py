@@ -8,27 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from convnext.runtime.precision import autocast
+from convnext.runtime.world import World
 from convnext.seeding import seed_all
-from convnext.train.distributed import World
 from convnext.train.ema import Ema
 
 GROWTH_STEPS = 2000  # good steps before the fp16 loss scale doubles
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
-def autocast(precision: str, device: torch.device):
-    """The context in which the model runs in `fp32`, `bf16` or `fp16`."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
 @dataclass

@@ -9,8 +9,8 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+from convnext.classification.open import fingerprint, open_dataset, open_for_evaluation, open_split
 from convnext.data.images import ImageError
-from convnext.data.open import fingerprint, open_dataset, open_for_evaluation, open_split
 from convnext.errors import ConvNextError
 
 
@@ -171,5 +171,5 @@ def test_torchvision_unreadable_image(tmp_path):
 
 
 def test_torch_is_not_imported_to_open_data():
-    code = "import sys, convnext.data.check; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision')))"
+    code = "import sys, convnext.classification.check; sys.exit(any(name in sys.modules for name in ('torch', 'torchvision')))"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from convnext.data import detection_transforms
-from convnext.data.detection_transforms import EvalTransform, TrainTransform
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import box, draw_scene
+from convnext.detection import transforms as detection_transforms
+from convnext.detection.transforms import EvalTransform, TrainTransform
 
 SMALL = TrainTransform((60, 80, 100), 120, crop_short_sides=(50, 70), crop_sides=(40, 60))
 

@@ -12,12 +12,11 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.stored import Stored
 from convnext.errors import ConvNextError
 from convnext.recipes.schema import Augment
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL = 32  # inputs up to this side are padded and cropped, not resized and cropped
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.folder import VAL_NAMES, FolderDataset
+from convnext.classification.folder import FolderDataset
+from convnext.classification.open import fingerprint, open_dataset, open_for_evaluation, open_split
+from convnext.data.conventions import VAL_NAMES
 from convnext.data.images import ImageError
-from convnext.data.open import fingerprint, open_dataset, open_for_evaluation, open_split
 from convnext.errors import ConvNextError
 
 

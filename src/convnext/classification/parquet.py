@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convnext.data.dataset import ImageDataset, hold_out
+from convnext.classification.dataset import ImageDataset, hold_out
 from convnext.data.images import ImageError
 from convnext.errors import ConvNextError
 

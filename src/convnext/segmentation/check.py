@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext.data.ade20k import (
+from convnext.data.images import ImageError, open_image, to_rgb, upright_rgb
+from convnext.data.look import BLOCK, Range
+from convnext.segmentation.masks import (
     IGNORED,
     Labels,
     MaskImages,
@@ -18,8 +20,6 @@ from convnext.data.ade20k import (
     read_mask,
     size_error,
 )
-from convnext.data.check import BLOCK, Range
-from convnext.data.images import ImageError, open_image, to_rgb, upright_rgb
 
 MOSTLY = 0.5
 """Share of ignored pixels above which there is a warning."""

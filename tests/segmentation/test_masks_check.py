@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.ade20k_check import check_masks
-from convnext.data.check import BLOCK, Range
+from convnext.classification.check import BLOCK, Range
 from convnext.errors import ConvNextError
+from convnext.segmentation.check import check_masks
 
 LABELS = np.array([[0, 0, 1, 255], [0, 1, 1, 2]], dtype=np.uint8)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.ade20k import ADE20K_CLASSES, IGNORED, is_masks, open_masks, open_masks_split, read_mask
 from convnext.data.images import ImageError
 from convnext.errors import ConvNextError
+from convnext.segmentation.masks import ADE20K_CLASSES, IGNORED, is_masks, open_masks, open_masks_split, read_mask
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
 VALUES = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [1, 1, 1, 1]], dtype=np.uint8)  # 3 rows, 4 columns

@@ -12,8 +12,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import DensePreprocess, normalize, pixels, resize, scaled_size
-from convnext.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 Target = dict[str, Tensor]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext.data.dataset import ImageDataset, hold_out
+from convnext.classification.dataset import ImageDataset, hold_out
+from convnext.data.conventions import VAL_NAMES
 from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError, nearest
-
-VAL_NAMES = ("val", "validation", "valid", "test")
 
 
 class FolderDataset(ImageDataset):

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convnext.data import parquet
+from convnext.classification import parquet
+from convnext.classification.open import fingerprint, open_dataset, open_for_evaluation
+from convnext.classification.parquet import ParquetDataset
 from convnext.data.images import ImageError
-from convnext.data.open import fingerprint, open_dataset, open_for_evaluation
-from convnext.data.parquet import ParquetDataset
 from convnext.errors import ConvNextError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from convnext.data.mixup import make_mixup
-from convnext.data.transforms import Normalize, Preprocess, eval_transform, train_transform
+from convnext.classification.mixup import make_mixup
+from convnext.classification.transforms import Normalize, Preprocess, eval_transform, train_transform
 from convnext.errors import ConvNextError
 from convnext.recipes.schema import Augment
 from convnext.seeding import seed_cpu

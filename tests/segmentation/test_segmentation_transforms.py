@@ -9,9 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from convnext.data import segmentation_transforms
+from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import pixels, resize
-from convnext.data.segmentation_transforms import (
+from convnext.errors import ConvNextError
+from convnext.seeding import seed_cpu
+from convnext.segmentation import transforms as segmentation_transforms
+from convnext.segmentation.transforms import (
     ATTEMPTS,
     TrainTransform,
     distort,
@@ -20,9 +23,6 @@ from convnext.data.segmentation_transforms import (
     saturate,
     turn_hue,
 )
-from convnext.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from convnext.errors import ConvNextError
-from convnext.seeding import seed_cpu
 
 PLAIN = {"photometric": False, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # values stay 0..255
 

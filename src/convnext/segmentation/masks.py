@@ -20,15 +20,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from convnext.data.dataset import ImageDataset, hold_out
+from convnext.data import split as splitting
+from convnext.data.conventions import TRAIN_NAMES, VAL_NAMES
 from convnext.data.images import IMAGE_EXTENSIONS, ImageError, decode, open_image
 from convnext.errors import ConvNextError, nearest
 
 IGNORED = 255
 """The label, and the value in every file, of pixels that neither train nor count."""
 
-TRAIN_NAMES = ("training", "train", "train2017")
-VAL_NAMES = ("validation", "val", "valid", "val2017", "test")
 MASK_FOLDERS = ("annotations", "masks", "labels")
 
 ADE20K_CLASSES = tuple(
@@ -349,23 +348,9 @@ def open_masks_split(
 
 
 def hold_out_masks(images: MaskImages, share: float, seed: int) -> tuple[MaskImages, MaskImages]:
-    """`hold_out` of `share` of all pictures, which have no class of their own, into (train, val)."""
-    position = {images.name(i): i for i in range(len(images))}
-    halves = hold_out(_OneClass(images), share, seed)
-    train, val = (images.subset([position[half.name(i)] for i in range(len(half))]) for half in halves)
-    return train, val
-
-
-class _OneClass(ImageDataset):
-    def __init__(self, images: MaskImages):
-        self._images = images
-        self.classes, self.labels = ["picture"], np.zeros(len(images), dtype=np.int64)
-
-    def name(self, i: int) -> str:
-        return self._images.name(i)
-
-    def source(self, i: int) -> Path:
-        return self._images.sources(i)[0]
+    """`split.hold_out` of all pictures alike, which have no class of their own, into (train, val)."""
+    train, val = splitting.hold_out([images.name(i) for i in range(len(images))], share, seed)
+    return images.subset(train), images.subset(val)
 
 
 def _files(root: Path, top: str, folder: str, endings: frozenset[str] | set[str]) -> dict[str, str]:

@@ -14,10 +14,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from convnext.data.ade20k import IGNORED, size_error
+from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import normalize, pixels, resize, scaled_size
-from convnext.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from convnext.errors import ConvNextError
+from convnext.segmentation.masks import IGNORED, size_error
 
 ATTEMPTS = 10
 """Crops that are tried for one in which no class has too large a share."""

@@ -1,6 +1,5 @@
 """A look at a whole dataset before training on it: what is in it, and what is wrong with it."""
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -11,24 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convnext.data.dataset import ImageDataset
-from convnext.data.images import ImageError, open_image, to_rgb, upright_rgb
-from convnext.data.open import open_dataset
+from convnext.classification.dataset import ImageDataset
+from convnext.classification.open import open_dataset
+from convnext.data.images import ImageError
+from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
 
 IMBALANCE = 10.0
 """Largest class over smallest class from which there is a warning."""
-
-BLOCK = 128
-"""Images between two calls of `progress`."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Pixels, over all readable images."""
-
-    min: int
-    median: float
-    max: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class CheckReport:
         if bad_val:
             found.append(f"{bad_val:,} of {sum(self.val_counts):,} validation images cannot be read.")
         if missing := self._without(self.train_counts):
-            found.append(f"No training images of {_some(missing)}.")
+            found.append(f"No training images of {some(missing)}.")
         return found
 
     @property
@@ -89,7 +77,7 @@ class CheckReport:
         if IMBALANCE <= self.imbalance < float("inf"):
             found.append(f"The largest class has {self.imbalance:.0f} times as many training images as the smallest.")
         if missing := self._without(self.val_counts):
-            found.append(f"No validation images of {_some(missing)}.")
+            found.append(f"No validation images of {some(missing)}.")
         if leaked := sum(len(group.val) for group in self.duplicates if group.train):
             found.append(f"{leaked:,} of {sum(self.val_counts):,} validation images are in the training part, too.")
         if copies := sum(len(group.train) - 1 for group in self.duplicates if group.train):
@@ -100,16 +88,6 @@ class CheckReport:
 
     def _without(self, counts: list[int]) -> list[str]:
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What decoding one image showed."""
-
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
-    reason: str | None = None
 
 
 def check(
@@ -133,13 +111,13 @@ def check(
     """
     train, val = open_dataset(data, val_share, seed)
     names = [part.name(i) for part in (train, val) for i in range(len(part))]
-    looks: list[_Look] = []
+    looks: list[Look] = []
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
         for part in (train, val):
             for start in range(0, len(part), BLOCK):
                 # read one after the other, because not every dataset may be read from several threads
                 sources = [_source(part, i) for i in range(start, min(start + BLOCK, len(part)))]
-                looks += pool.map(_look, sources, names[len(looks) : len(looks) + len(sources)])
+                looks += pool.map(look_at, sources, names[len(looks) : len(looks) + len(sources)])
                 if progress:
                     progress(len(looks), len(names))
 
@@ -154,8 +132,8 @@ def check(
         unreadable_train=dict(unreadable[:bad_train]),
         unreadable_val=dict(unreadable[bad_train:]),
         duplicates=_duplicates(looks, names, train, val),
-        short_side=_range([min(size) for size in sizes]),
-        long_side=_range([max(size) for size in sizes]),
+        short_side=side_range([min(size) for size in sizes]),
+        long_side=side_range([max(size) for size in sizes]),
         modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
         max_corrupt_share=max_corrupt_share,
     )
@@ -168,23 +146,7 @@ def _source(dataset: ImageDataset, i: int) -> Path | bytes | Image.Image | Image
         return error
 
 
-def _look(source: Path | bytes | Image.Image | ImageError, name: str) -> _Look:
-    try:
-        if isinstance(source, ImageError):
-            raise source
-        if isinstance(source, Image.Image):
-            mode, rgb = source.mode, to_rgb(source)
-        else:
-            with open_image(source, name=name) as image:
-                mode, rgb = image.mode, upright_rgb(image)
-    except ImageError as error:
-        return _Look(reason=str(error))
-    # of pixels, not of the file: the same picture with other metadata is the same picture
-    digest = hashlib.blake2b(rgb.tobytes(), digest_size=16, salt=b"%dx%d" % rgb.size)
-    return _Look(digest.digest(), rgb.size, mode)
-
-
-def _duplicates(looks: list[_Look], names: list[str], train: ImageDataset, val: ImageDataset) -> list[Duplicates]:
+def _duplicates(looks: list[Look], names: list[str], train: ImageDataset, val: ImageDataset) -> list[Duplicates]:
     labels = np.concatenate([train.labels, val.labels])
     groups = defaultdict(list)
     for i, look in enumerate(looks):
@@ -199,11 +161,3 @@ def _duplicates(looks: list[_Look], names: list[str], train: ImageDataset, val: 
         for group in groups.values()
         if len(group) > 1
     ]
-
-
-def _range(sides: list[int]) -> Range | None:
-    return Range(min(sides), float(np.median(sides)), max(sides)) if sides else None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from convnext.data.coco_file import CocoFile
-from convnext.data.folder import VAL_NAMES
+from convnext.data import split
+from convnext.data.conventions import VAL_NAMES
 from convnext.data.images import ImageError, decode
+from convnext.detection.coco_file import CocoFile
 from convnext.errors import ConvNextError
-from convnext.seeding import derive
 
 JSON_NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
 """What an annotation file that is not COCO's own may be called."""
@@ -241,8 +241,8 @@ def find_parts(data: str | Path) -> dict[str, Part]:
                 "Keep the one that is meant."
             )
         for file in files:
-            split = file.stem.removeprefix("instances_")
-            parts[part] = Part(file, (root / split, root / "images" / split, root / "images", root))
+            part_name = file.stem.removeprefix("instances_")
+            parts[part] = Part(file, (root / part_name, root / "images" / part_name, root / "images", root))
     for part, folders in (("train", ("train",)), ("val", VAL_NAMES)):
         for folder in (root / name for name in folders):
             if part not in parts and (file := _beside(folder)):
@@ -306,11 +306,6 @@ def open_coco_split(
 
 
 def _hold_out(whole: CocoImages, share: float, seed: int) -> tuple[CocoImages, CocoImages]:
-    """As `dataset.hold_out`, of all images alike: one can have objects of many classes."""
-    if not 0 < share < 1:
-        raise ConvNextError(f"The validation share is {share}, and must be above 0 and below 1; 0.1 holds out 10 %.")
-    if len(whole) < 2:
-        raise ConvNextError(f"{whole.path} has one image, so none can be held out for validation. Add images.")
-    count = min(max(round(share * len(whole)), 1), len(whole) - 1)
-    order = np.argsort([derive(seed, "hold out", whole.name(i)) for i in range(len(whole))], kind="stable")
-    return whole.subset(np.sort(order[count:])), whole.subset(np.sort(order[:count]))
+    """`split.hold_out` of all images alike: one can have objects of many classes."""
+    train, val = split.hold_out([whole.name(i) for i in range(len(whole))], share, seed)
+    return whole.subset(train), whole.subset(val)

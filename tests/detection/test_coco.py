@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.coco import CocoImages, is_coco, open_coco, open_coco_split
-from convnext.data.coco_file import CocoFile, require
 from convnext.data.images import ImageError
 from convnext.data.shapes import (
     CATEGORY_IDS,
@@ -23,6 +21,8 @@ from convnext.data.shapes import (
     run_lengths,
     write_shapes,
 )
+from convnext.detection.coco import CocoImages, is_coco, open_coco, open_coco_split
+from convnext.detection.coco_file import CocoFile, require
 from convnext.errors import ConvNextError
 
 tools = pytest.importorskip("pycocotools.mask")
@@ -361,7 +361,7 @@ def test_broken_files_and_folders(copy, tmp_path):
 def test_impossible_shares(tmp_path, share):
     with pytest.raises(ConvNextError, match="validation share"):
         open_coco(small(tmp_path, [square()]), share)
-    with pytest.raises(ConvNextError, match="has one image"):
+    with pytest.raises(ConvNextError, match="only 1 image"):
         open_coco(tmp_path, 0.5)
 
 

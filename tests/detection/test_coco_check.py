@@ -7,9 +7,9 @@ from dataclasses import asdict
 import pytest
 from PIL import Image
 
-from convnext.data.check import Range
-from convnext.data.coco_check import check_coco
+from convnext.classification.check import Range
 from convnext.data.shapes import SHAPES, draw_scene, write_shapes
+from convnext.detection.check import check_coco
 from convnext.errors import ConvNextError
 
 pytest.importorskip("pycocotools")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext.data.check import BLOCK, Range, _Look, _look, _range, _some
-from convnext.data.coco import find_parts
-from convnext.data.coco_file import CocoFile
 from convnext.data.images import ImageError
+from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
+from convnext.detection.coco import find_parts
+from convnext.detection.coco_file import CocoFile
 
 MARGIN = 1.0
 """Pixels by which a box may leave its picture before it is told: tools round outwards."""
@@ -81,7 +81,7 @@ class CocoReport:
         """What stops a training or falsifies its result, a sentence each."""
         found = []
         if self.other_categories:
-            found.append(f"Train and val do not have the same categories: {_some(self.other_categories)}.")
+            found.append(f"Train and val do not have the same categories: {some(self.other_categories)}.")
         for word, part in self._parts():
             bad = len(part.unreadable) + len(part.other_size)
             if bad and (word == "validation" or bad > self.max_corrupt_share * part.images):
@@ -116,9 +116,9 @@ class CocoReport:
                 if items:
                     found.append(f"{len(items):,} {text.format(word=word)}, such as {items[0]}.")
             if missing := [name for name, count in zip(part.classes, part.counts, strict=True) if not count]:
-                found.append(f"No {word} objects of {len(missing):,} classes: {_some(missing)}.")
+                found.append(f"No {word} objects of {len(missing):,} classes: {some(missing)}.")
         if self.leaked:
-            found.append(f"{len(self.leaked):,} validation images are in the training part, too: {_some(self.leaked)}.")
+            found.append(f"{len(self.leaked):,} validation images are in the training part, too: {some(self.leaked)}.")
         return found
 
     def _parts(self) -> list[tuple[str, PartReport]]:
@@ -177,8 +177,8 @@ def check_coco(
         if val
         else [],
         other_categories=sorted({name for _, name in listed[0] ^ listed[-1]}),
-        short_side=_range([min(look.size) for look in looks if not look.reason]),
-        long_side=_range([max(look.size) for look in looks if not look.reason]),
+        short_side=side_range([min(look.size) for look in looks if not look.reason]),
+        long_side=side_range([max(look.size) for look in looks if not look.reason]),
         modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
         max_corrupt_share=max_corrupt_share,
     )
@@ -204,12 +204,12 @@ class _Inspection:
         self.broken: dict[int, str] = {}
         self.unlike: list[int] = []
 
-    def look(self, row: int) -> _Look:
+    def look(self, row: int) -> Look:
         """Decode image `row` and its masks."""
         for k in self.of_image[row]:
             if self.objects[k]:
                 self._look_at_mask(k, tuple(self.file.sizes[row].tolist()))
-        return _look(self.folder / _name(self.file, row), _name(self.file, row))
+        return look_at(self.folder / _name(self.file, row), _name(self.file, row))
 
     def _look_at_mask(self, k: int, size: tuple[int, int]) -> None:
         key = int(self.file.ids[k])
@@ -227,7 +227,7 @@ class _Inspection:
         if both < FIT * (w * h + (right - left) * (bottom - top) - both):
             self.unlike.append(key)
 
-    def report(self, looks: list[_Look]) -> PartReport:
+    def report(self, looks: list[Look]) -> PartReport:
         file, names = self.file, [_name(self.file, row) for row in range(len(self.file.image_ids))]
         labels = np.searchsorted(file.category_ids, file.categories[self.objects])
         useful = set(self.owner[self.objects & ~self.degenerate].tolist())

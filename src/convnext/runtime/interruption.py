@@ -12,6 +12,10 @@ class Stopped(Exception):
         self.code = 128 + signum
 
 
+class Interrupted(Exception):
+    """An evaluation was asked to stop."""
+
+
 class StopRequest:
     """A context in which SIGINT and SIGTERM set `signum` and do nothing else."""
 

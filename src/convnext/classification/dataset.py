@@ -3,7 +3,6 @@
 A dataset travels to the loader's processes, so it holds arrays and buffers, not millions of Python objects.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
@@ -12,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convnext.data import split
 from convnext.data.images import decode, to_rgb
-from convnext.errors import ConvNextError
 
 
 class ImageDataset(ABC):
@@ -95,27 +94,7 @@ class ArrayDataset(ImageDataset):
 
 
 def hold_out(dataset: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """Split into (train, val) by a hash of (seed, name), so an image stays on its side when others come or go.
-
-    Of each class, `share` goes to val, rounded, but at least one image and not all of them; the only image of a class
-    stays in train.
-
-    Raises:
-        ConvNextError: share is not between 0 and 1, or no class has two images.
-    """
-    if not 0 < share < 1:
-        raise ConvNextError(f"The validation share is {share}, and must be above 0 and below 1; 0.1 holds out 10 %.")
-    keys = np.array([_key(seed, dataset.name(i)) for i in range(len(dataset))], dtype=np.uint64)
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    if counts.max() < 2:
-        raise ConvNextError("No class has more than one image, so none can be held out for validation. Add images.")
-    quotas = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1)
-    by_class = np.lexsort((keys, dataset.labels))
-    rank_in_class = np.arange(len(dataset)) - np.repeat(np.cumsum(counts) - counts, counts)
-    held_out = np.zeros(len(dataset), dtype=bool)
-    held_out[by_class] = rank_in_class < np.repeat(quotas, counts)
-    return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
-
-
-def _key(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest())
+    """Split into (train, val), `share` of each class to val; see `data.split.hold_out`, as for the errors."""
+    names = [dataset.name(i) for i in range(len(dataset))]
+    train, val = split.hold_out(names, share, seed, dataset.labels)
+    return dataset.subset(train), dataset.subset(val)

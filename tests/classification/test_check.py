@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.check import BLOCK, Duplicates, Range, check
+from convnext.classification.check import BLOCK, Duplicates, Range, check
 from convnext.errors import ConvNextError
 
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from convnext.data.builtin import open_digits, open_torchvision
-from convnext.data.dataset import ImageDataset
-from convnext.data.folder import open_folder, open_folder_for_evaluation
-from convnext.data.parquet import open_parquet, open_parquet_for_evaluation, parquet_files
+from convnext.classification.builtin import open_digits, open_torchvision
+from convnext.classification.dataset import ImageDataset
+from convnext.classification.folder import open_folder, open_folder_for_evaluation
+from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation, parquet_files
 from convnext.errors import ConvNextError, nearest
 
 TORCHVISION = "torchvision:"

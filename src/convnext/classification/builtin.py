@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convnext.data.dataset import ArrayDataset, ImageDataset, hold_out
+from convnext.classification.dataset import ArrayDataset, ImageDataset, hold_out
 from convnext.data.images import ImageError
 from convnext.errors import ConvNextError, nearest
 

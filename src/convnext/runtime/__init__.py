@@ -1,0 +1,1 @@
+"""Device, precision, processes, run folder and interruption: what training, evaluating and exporting share."""
