@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import triton
@@ -31,13 +32,13 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def variants() -> list[_triton.Variant]:
-    """What the modules of `convnext.ops._triton` list."""
+    """Kernels that the modules of `convnext.ops._triton` list."""
     names = [module.name for module in pkgutil.iter_modules(_triton.__path__)]
     return [v for name in sorted(names) for v in importlib.import_module(f"{_triton.__name__}.{name}").VARIANTS]
 
 
 def compile_variant(variant: _triton.Variant, architecture: int):
-    """Triton's compiled kernel: `asm["ptx"]`, `asm["cubin"]`, `metadata.shared`."""
+    """Compile one kernel: `asm["ptx"]`, `asm["cubin"]`, `metadata.shared`."""
     types = {name: variant.signature.get(name, "constexpr") for name in variant.function.arg_names}
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t.startswith("*") or t.endswith(":16")
@@ -58,12 +59,12 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {"registers": int(found[1]), "stack": int(found[2])}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     parser.add_argument("--match", default="", help="only names in which this regular expression is found")
     parser.add_argument("--arch", type=int, nargs="*", default=ARCHITECTURES)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     table, spilled = {}, []
     for variant in variants():
         if not re.search(arguments.match, variant.name):

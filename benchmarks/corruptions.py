@@ -10,9 +10,9 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import scipy
 from PIL import Image, ImageOps
 
 from convnext import __version__
+from convnext.benchmark.rows import commit, cpu_name
 from convnext.data.corruptions import ALL, IMAGENET_C, SEVERITIES, corrupt
 from convnext.data.corruptions.quality import psnr, ssim
 from convnext.data.images import IMAGE_EXTENSIONS, decode
@@ -31,7 +32,7 @@ SIDE = 224
 
 
 def measure(photos: dict[str, Image.Image], name: str) -> dict:
-    """Rate, and mean PSNR and SSIM per severity, of one corruption."""
+    """Measure the rate of one corruption, and its mean PSNR and SSIM per severity."""
 
     def corrupted(severity: int) -> list[Image.Image]:
         return [corrupt(photo, name, severity, 0, image_id) for image_id, photo in photos.items()]
@@ -52,20 +53,13 @@ def measure(photos: dict[str, Image.Image], name: str) -> dict:
     }
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of pictures")
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of images")
     parser.add_argument("--images", type=int, default=5, help="how many of them, in the order of their names")
     parser.add_argument("--out", type=Path, default=Path("results/corruptions.json"))
     parser.add_argument("--sheet", type=Path, help="also draw the first photo's contact sheet to this PNG")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     paths = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)[: args.images]
     photos = {path.name: ImageOps.fit(decode(path), (SIDE, SIDE), Image.Resampling.BICUBIC) for path in paths}
@@ -75,13 +69,12 @@ def main() -> None:
         print(f"{name:28s}{results[name]['images_per_second']:8.1f} images/s   PSNR {results[name]['psnr_db']}")
 
     rates = {name: row["images_per_second"] for name, row in results.items()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     record = {
         "what": "corruptions of photos centre-cropped to 224 px, one process, one core",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
-        "device": f"{cpu_model()}, 1 of {os.cpu_count()} cores",
+        "commit": commit(),
+        "device": f"{cpu_name()}, 1 of {os.cpu_count()} cores",
         "versions": {
             "convnext": __version__,
             "python": platform.python_version(),

@@ -1,8 +1,8 @@
-"""Cascade Mask R-CNN with ConvNeXt-T beside torchvision's maskrcnn_resnet50_fpn_v2: time and FLOPs of one picture.
+"""Cascade Mask R-CNN with ConvNeXt-T beside torchvision's maskrcnn_resnet50_fpn_v2: time and FLOPs of one image.
 
     python benchmarks/detector_speed.py --out results/detector_speed.json
 
-Both with random weights, in fp32, in turn on the same 800x1280 pictures, on the CPU. The FLOPs are those of what ran,
+Both with random weights, in fp32, in turn on the same 800x1280 images, on the CPU. The FLOPs are those of what ran,
 counted by PyTorch. Random weights give 1,000 proposals and, as no class is likelier than another, no detections: the mask
 heads, which see these, are in neither time. Run it on an idle machine.
 """
@@ -10,6 +10,7 @@ heads, which see these, are in neither time. Run it on an idle machine.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -23,24 +24,28 @@ import convnext
 from convnext.benchmark.rows import environment
 from convnext.ops.backend import backend
 
-HEIGHT, WIDTH = 800, 1280
 OURS = ("cascade_mask_rcnn_convnext_tiny", "mask_rcnn_convnext_tiny")
 THEIRS = "torchvision:maskrcnn_resnet50_fpn_v2"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1280), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--models", nargs="+", default=OURS, help="ours")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    height, width = arguments.size
     torch.manual_seed(0)
-    models = {name: convnext.create_model(name).eval() for name in OURS}
-    models[THEIRS] = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).eval()
-    pictures = torch.rand(arguments.rounds + 1, 3, HEIGHT, WIDTH)
+    models = {name: convnext.create_model(name).eval() for name in arguments.models}
+    models[THEIRS] = maskrcnn_resnet50_fpn_v2(
+        weights=None, weights_backbone=None, min_size=min(height, width), max_size=max(height, width)
+    ).eval()
+    images = torch.rand(arguments.rounds + 1, 3, height, width)
 
     def run(name: str, number: int):
-        picture = pictures[number : number + 1]  # ours takes a batch, torchvision's a list, which it normalises itself
-        return models[name](list(picture) if name == THEIRS else (picture - 0.45) / 0.225)
+        image = images[number : number + 1]  # ours takes a batch, torchvision's a list, which it normalises itself
+        return models[name](list(image) if name == THEIRS else (image - 0.45) / 0.225)
 
     seconds: dict[str, list[float]] = {name: [] for name in models}
     rows = {}
@@ -62,7 +67,7 @@ def main() -> None:
         )
         row["gmacs_to_torchvision"] = round(row["gmacs"] / rows[THEIRS]["gmacs"], 3)
     result = environment(torch.device("cpu")) | {
-        "what": f"one {HEIGHT}x{WIDTH} picture, fp32, random weights, in turn; speeds are medians of rounds",
+        "what": f"one {height}x{width} image, fp32, random weights, in turn; speeds are medians of rounds",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
         "rows": rows,

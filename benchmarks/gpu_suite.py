@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
@@ -61,9 +62,10 @@ compiled; autotune: timm's with max-autotune; recompute: our training step with 
 DEVICE = "cuda"
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of ConvNeXt-T at 224 px
 BATCH = 256
+ROUNDS, SECONDS = 10, 0.3
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     parser.add_argument("--minutes", type=float, default=9.5, help="of all steps together")
@@ -72,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--one", choices=MINUTES, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.one:
         run_step(arguments.one, arguments.out, arguments.deadline)
@@ -151,7 +153,7 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     from convnext.benchmark.configs import Choices, expand
     from convnext.benchmark.rows import Results, environment
     from convnext.benchmark.run import benchmark
-    from convnext.models.convnext import Block
+    from convnext.models.block import Block
 
     Block.recompute_hidden = kind == "recompute"  # of this process, which has this step only
     training = kind in ("train", "recompute", "autotune-train")
@@ -167,7 +169,7 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     path = out / f"{kind}_{size}.json"
     results = Results.open(path, environment(device), " ".join(["python", *sys.argv]))
     benchmark(
-        configs, device, results, rounds=10, seconds=0.3,
+        configs, device, results, rounds=ROUNDS, seconds=SECONDS,
         show=lambda what, done, total: print(f"{done / total:5.0%} {what}", flush=True) if "round" not in what else None,
         time_left=lambda: deadline - time.time(),
     )  # fmt: skip
@@ -239,9 +241,8 @@ def measure_patchify(path: Path) -> None:
     import torch
     from torch import nn
 
-    from convnext.models.convnext import channels_last
     from convnext.ops.backend import backend
-    from convnext.ops.patchify import patchify
+    from convnext.ops.patchify import patches_module, patchify
 
     torch.backends.cudnn.benchmark = True
     rows = []
@@ -255,7 +256,7 @@ def measure_patchify(path: Path) -> None:
 
         def cudnn(x, conv=conv):
             with backend("reference"):
-                return channels_last(conv, x)
+                return patches_module(conv, x)
 
         def ours(x, conv=conv):
             return patchify(x, conv.weight, conv.bias)
@@ -338,7 +339,7 @@ def time_in_turn(cases: dict, xs: list, grads: list, leaves: tuple, rounds: int 
 
 
 def facts() -> dict:
-    """What a row is measured on and with."""
+    """Device, versions, commit, date and command of a row."""
     import torch
 
     from convnext.benchmark.rows import environment

@@ -12,10 +12,10 @@ that a stopped one continues.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from convnext import __version__, recipes
-from convnext.cli.train import train
+from convnext.benchmark.rows import commit
 from convnext.files import to_json
 from convnext.recipes.schema import (
     DenseModel,
@@ -35,35 +35,32 @@ from convnext.recipes.schema import (
     Segmenter,
     StepOptim,
 )
-from convnext.train.recorder import read_lines
-
-PHOTOS = 20
-SHORT = 256
+from convnext.training import train
 
 
-def chosen(coco: Path) -> dict:
-    """The annotations of the photos whose smallest object is the largest share of the picture; at 256 px the others have
-    objects of a few pixels, for which 15 minutes on a CPU are not enough."""
+def chosen(coco: Path, number: int) -> dict:
+    """Annotations of the photos whose smallest object is the largest share of the image; at 256 px the others have objects
+    of a few pixels, for which 15 minutes on a CPU are not enough."""
     whole = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
     smallest = {}
     pixels = {image["id"]: image["width"] * image["height"] for image in whole["images"]}
     for a in whole["annotations"]:
         share = 0.0 if a["iscrowd"] else a["area"] / pixels[a["image_id"]]
         smallest[a["image_id"]] = min(share, smallest.get(a["image_id"], 1.0))
-    ids = sorted(smallest, key=lambda i: (-smallest[i], i))[:PHOTOS]
+    ids = sorted(smallest, key=lambda i: (-smallest[i], i))[:number]
     images = [image for image in whole["images"] if image["id"] in ids]
     return {**whole, "images": images, "annotations": [a for a in whole["annotations"] if a["image_id"] in ids]}
 
 
-def make_view(task: str, coco: Path, folder: Path) -> str:
-    """A dataset of these photos alone, whose validation part is its training part."""
-    annotations = chosen(coco)
+def make_view(task: str, coco: Path, folder: Path, number: int) -> str:
+    """Write a dataset of these photos alone, whose validation part is its training part; returns its folder."""
+    annotations = chosen(coco, number)
     names = [image["file_name"] for image in annotations["images"]]
     for part in ("train", "val"):
-        pictures = folder / "images" / part if task == "segmentation" else folder / part
-        pictures.mkdir(parents=True)
+        images = folder / "images" / part if task == "segmentation" else folder / part
+        images.mkdir(parents=True)
         for name in names:
-            (pictures / name).symlink_to((coco / "train2017" / name).resolve())
+            (images / name).symlink_to((coco / "train2017" / name).resolve())
         if task == "segmentation":
             masks = folder / "masks" / part
             masks.mkdir(parents=True)
@@ -71,14 +68,14 @@ def make_view(task: str, coco: Path, folder: Path) -> str:
                 png = Path(name).with_suffix(".png")
                 (masks / png).symlink_to((coco / "semantic" / "train2017" / png).resolve())
         else:
-            (pictures / "_annotations.coco.json").write_text(json.dumps(annotations))
+            (images / "_annotations.coco.json").write_text(json.dumps(annotations))
     if task == "segmentation":
         (folder / "classes.json").write_text((coco / "semantic" / "classes.json").read_text())
     return str(folder)
 
 
-def make_recipe(task: str, data: str, length: int | None) -> Recipe:
-    """What 15 minutes on two cores allow: a small backbone, small pictures without augmentation, few samples."""
+def make_recipe(task: str, data: str, length: int | None, short: int, warmup: int | None) -> Recipe:
+    """The recipe that 15 minutes on two cores allow: a small backbone, small images without augmentation, few proposals."""
     runtime = Runtime(workers=0, log_every=10, device="cpu", checkpoint_minutes=60.0)
     if task == "segmentation":
         return replace(
@@ -96,12 +93,13 @@ def make_recipe(task: str, data: str, length: int | None) -> Recipe:
                 auxiliary_channels=64,
             ),
             augment=SegmentationAugment(
-                short=SHORT, long=4 * SHORT, crop=SHORT, scale=(1.0, 1.0), max_share=1.0, hflip=0.0, photometric=False
+                short=short, long=4 * short, crop=short, scale=(1.0, 1.0), max_share=1.0, hflip=0.0, photometric=False
             ),
-            optim=PolyOptim(lr=3e-3, warmup_steps=30, power=1.0),
+            optim=PolyOptim(lr=3e-3, warmup_steps=warmup or 30, power=1.0),
             runtime=runtime,
         )
     epochs = length or {"mask_rcnn": 40, "cascade_mask_rcnn": 37}[task]
+    milestones = tuple(dict.fromkeys(max(1, int(share * epochs)) for share in (0.7, 0.9)))
     return replace(
         recipes.get("coco/mask-rcnn-tiny" if task == "mask_rcnn" else "coco/cascade-tiny"),
         data=data,
@@ -110,41 +108,42 @@ def make_recipe(task: str, data: str, length: int | None) -> Recipe:
         epochs=epochs,
         eval_every=10_000,
         model=DenseModel(f"{task}_convnext_atto", drop_path_rate=0.0, layer_scale_init_value=0.0),
-        augment=DetectionAugment(short_sides=(SHORT,), long=2 * SHORT, hflip=0.0, random_crop=False),
-        optim=StepOptim(lr=5e-4, warmup_steps=40, milestones=(int(0.7 * epochs), int(0.9 * epochs)), clip_grad=10.0),
-        test_short=SHORT,
-        test_long=2 * SHORT,
+        augment=DetectionAugment(short_sides=(short,), long=2 * short, hflip=0.0, random_crop=False),
+        optim=StepOptim(lr=5e-4, warmup_steps=warmup or 40, milestones=milestones, clip_grad=10.0),
+        test_short=short,
+        test_long=2 * short,
         rpn_samples=128,
         roi_samples=32 if task == "mask_rcnn" else 16,
         runtime=runtime,
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("segmentation", "mask_rcnn", "cascade_mask_rcnn"))
     parser.add_argument("--data", type=Path, required=True, help="a folder like coco-mini")
     parser.add_argument("--length", type=int, help="steps (segmentation) or epochs")
+    parser.add_argument("--warmup", type=int, help="steps")
+    parser.add_argument("--photos", type=int, default=20)
+    parser.add_argument("--short", type=int, default=256, help="short side in pixels")
     parser.add_argument("--run", type=Path, help="folder of the run; a temporary one if not given")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        data = make_view(arguments.task, arguments.data, Path(scratch) / "photos")
-        recipe = make_recipe(arguments.task, data, arguments.length)
+        data = make_view(arguments.task, arguments.data, Path(scratch) / "photos", arguments.photos)
+        recipe = make_recipe(arguments.task, data, arguments.length, arguments.short, arguments.warmup)
         folder = arguments.run or Path(scratch) / "run"
         began = time.monotonic()
-        if code := train(f"overfit/{arguments.task}", recipe, folder):
-            sys.exit(code)
+        records = train(recipe, out=folder).records
         seconds = time.monotonic() - began
-        records = read_lines(folder / "metrics.jsonl")
     evaluated = [r for r in records if r["kind"] == "eval"][-1]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
-        "what": f"{recipe.model.name} on the {PHOTOS} photos of coco-mini with the largest objects, trained on and evaluated; "
+        "what": f"{recipe.model.name} on the {arguments.photos} photos of coco-mini with the largest "
+        "objects, trained on and evaluated; "
         "random initial weights",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
+        "commit": commit(),
         "device": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
         "versions": {"convnext": __version__, "torch": torch.__version__},
         "minutes": round(seconds / 60, 2),

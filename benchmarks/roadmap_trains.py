@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,15 @@ import pyarrow.parquet as pq
 import torch
 
 from convnext import __version__, recipes
-from convnext.cli.train import train
 from convnext.recipes.schema import Augment, Classification, Ema, Model, Optim, Runtime
-from convnext.train.recorder import read_lines
+from convnext.training import train
 
 STEPS = ("resnet", "inverting", "separate-downsampling")
 GENTLE = Augment(hflip=0.0, rand_augment=None, random_erasing=0.0, mixup=0.0, cutmix=0.0, crop_padding=1)
 
 
 def sliced(cifar: Path, images: int, out: Path) -> str:
-    """A folder with rows of a parquet dataset at equal distances."""
+    """Write a folder with rows of a parquet dataset at equal distances; returns it."""
     out.mkdir(parents=True)
     for part, rows in (("train", images), ("test", images // 4)):
         whole = pq.read_table(cifar / f"{part}.parquet")
@@ -39,8 +39,8 @@ def sliced(cifar: Path, images: int, out: Path) -> str:
     return str(out)
 
 
-def recipe(step: str, data: str, width: float, depth: float) -> Classification:
-    """The step's recipe with what a small dataset asks for."""
+def recipe(step: str, data: str, width: float, depth: float, epochs: int) -> Classification:
+    """The step's recipe with the augmentation and the length that suit a small dataset."""
     base = recipes.get(f"roadmap/resnet50-{step}")
     digits = data == "digits"
     model = Model(base.model.name, stem_stride=1 if digits else 2, width_mult=width, depth_mult=depth)
@@ -48,7 +48,7 @@ def recipe(step: str, data: str, width: float, depth: float) -> Classification:
         base,
         data=data,
         image_size=8 if digits else 32,
-        epochs=8,
+        epochs=epochs,
         total_batch=64,
         device_batch=64,
         model=model,
@@ -59,14 +59,16 @@ def recipe(step: str, data: str, width: float, depth: float) -> Classification:
     )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar", type=Path, required=True)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--depth", type=float, default=1 / 3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--steps", nargs="+", default=STEPS)
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         datasets = {
@@ -74,13 +76,10 @@ def main() -> None:
             "cifar10 slice": sliced(arguments.cifar, arguments.images, Path(scratch) / "cifar"),
         }
         for dataset, data in datasets.items():
-            for step in STEPS:
+            for step in arguments.steps:
                 folder = Path(scratch) / dataset / step
-                if code := train(
-                    f"roadmap/resnet50-{step}", recipe(step, data, arguments.width, arguments.depth), folder
-                ):
-                    sys.exit(code)
-                records = read_lines(folder / "metrics.jsonl")
+                chosen = recipe(step, data, arguments.width, arguments.depth, arguments.epochs)
+                records = train(chosen, out=folder).records
                 losses = [(r["step"], round(r["loss"], 4)) for r in records if r["kind"] == "train"]
                 top1 = [round(r["raw/top1"], 2) for r in records if r["kind"] == "eval"]
                 skipped = sum(r.get("skipped", 0) for r in records)

@@ -12,9 +12,10 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,21 +24,19 @@ import torch
 import torch.nn.functional as F
 
 from convnext import __version__, recipes
+from convnext.benchmark.rows import commit, cpu_name
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.mixup import make_mixup
 from convnext.classification.open import open_dataset
 from convnext.classification.transforms import Preprocess, eval_transform, train_transform
-from convnext.cli.train import train as train_command
+from convnext.engine.schedule import learning_rate
 from convnext.recipes.plan import make_plan
 from convnext.recipes.schema import Classification
-from convnext.train.recorder import read_lines
-from convnext.train.schedule import learning_rate
-
-TRIAL_STEPS = 40
+from convnext.training import train
 
 
 class Images(torch.utils.data.Dataset):
-    """What a plain script would write."""
+    """The dataset that a plain script would write."""
 
     def __init__(self, images: ImageDataset, transform):
         self.images, self.transform = images, transform
@@ -50,7 +49,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def timm_run(recipe: Classification, workers: int, channels_last: bool, steps: int | None = None) -> dict:
-    """timm's model in a plain loop; `steps` cuts it short and returns its speed only."""
+    """Train timm's model in a plain loop; `steps` cuts it short and returns its speed only."""
     import timm
     from timm.utils import ModelEmaV3
 
@@ -119,33 +118,33 @@ def timm_run(recipe: Classification, workers: int, channels_last: bool, steps: i
     }
 
 
-def our_run(recipe: Classification, folder: Path, steps: int | None = None) -> dict:
-    """`convnext train` as anybody runs it; `steps` cuts it short and returns its speed only."""
-    if steps:
-        script = (
-            "import sys, pickle, torch; from pathlib import Path; from convnext.cli.train import train;"
-            "recipe, out = pickle.loads(sys.stdin.buffer.read()); train('small/scratch', recipe, Path(out))"
-        )
-        import pickle
-        import signal
+class Enough(Exception):
+    """Ends a trial when its speed is known."""
 
-        recipe = replace(recipe, runtime=replace(recipe.runtime, log_every=steps // 4))
-        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        process.stdin.write(pickle.dumps((recipe, str(folder))))
-        process.stdin.close()
-        while len(records := read_lines(folder / "metrics.jsonl")) < 4:
-            time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        speeds = [record["images_per_second"] for record in records[1:4]]
-        return {"images_per_second": sorted(speeds)[1]}
-    if code := train_command("small/scratch", recipe, folder):
-        sys.exit(code)
-    records = read_lines(folder / "metrics.jsonl")
-    train = [record for record in records if record["kind"] == "train"]
+
+def our_speed(recipe: Classification, folder: Path, steps: int) -> float:
+    """Images per second of the first steps of `convnext.train`: the median of three reports after the first."""
+    speeds: list[float] = []
+
+    def watch(record: dict) -> None:
+        if record["kind"] == "train":
+            speeds.append(record["images_per_second"])
+        if len(speeds) == 4:
+            raise Enough
+
+    recipe = replace(recipe, runtime=replace(recipe.runtime, log_every=max(1, steps // 4)))
+    with suppress(Enough):
+        train(recipe, out=folder, on_record=watch)
+    return sorted(speeds[1:])[len(speeds[1:]) // 2]
+
+
+def our_run(recipe: Classification, folder: Path) -> dict:
+    """Train with `convnext.train`, as anybody would."""
+    records = train(recipe, out=folder).records
+    reports = [record for record in records if record["kind"] == "train"]
     last = [record for record in records if record["kind"] == "eval"][-1]
     seconds, before = 0.0, 0
-    for record in train:
+    for record in reports:
         seconds += (record["step"] - before) * recipe.total_batch / record["images_per_second"]
         before = record["step"]
     from safetensors import safe_open
@@ -161,32 +160,26 @@ def our_run(recipe: Classification, folder: Path, steps: int | None = None) -> d
     }
 
 
-def cpu_name() -> str:
-    """What /proc says, or the architecture."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.machine()
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--model", default="convnext_atto")
     parser.add_argument("--stem-stride", type=int, default=4, help="4: the one at which both build the same network")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="total batch, if not the recipe's")
+    parser.add_argument("--trial", type=int, default=40, help="steps that the speed is taken from")
     parser.add_argument("--runs", type=Path, default=Path("runs/small_scratch_benchmark"))
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     base = recipes.get("small/scratch")
+    batch = arguments.batch or base.total_batch
     base = replace(
         base,
         data=arguments.data,
+        total_batch=batch,
+        device_batch=batch,
         model=replace(base.model, name=arguments.model, stem_stride=arguments.stem_stride),
         runtime=replace(base.runtime, workers=arguments.workers),
         eval_every=10_000,  # once, at the end
@@ -200,9 +193,9 @@ def main() -> None:
     measured = arguments.runs / "trials.json"
     if not measured.exists():
         trials = {
-            "ours": our_run(base, arguments.runs / "trial", TRIAL_STEPS)["images_per_second"],
-            "timm NCHW": timm_run(base, arguments.workers, False, TRIAL_STEPS)["images_per_second"],
-            "timm NHWC": timm_run(base, arguments.workers, True, TRIAL_STEPS)["images_per_second"],
+            "ours": our_speed(base, arguments.runs / "trial", arguments.trial),
+            "timm NCHW": timm_run(base, arguments.workers, False, arguments.trial)["images_per_second"],
+            "timm NHWC": timm_run(base, arguments.workers, True, arguments.trial)["images_per_second"],
         }
         measured.write_text(json.dumps(trials))
     trials = json.loads(measured.read_text())
@@ -212,12 +205,11 @@ def main() -> None:
         "ours": our_run(fitted(trials["ours"]), arguments.runs / "ours"),
         "timm": timm_run(fitted(max(trials["timm NHWC"], trials["timm NCHW"])), arguments.workers, channels_last),
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
         "what": "top-1 on the held-out images after the same minutes of training",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
+        "commit": commit(),
         "device": f"{os.cpu_count()} CPU cores ({cpu_name()})",
         "versions": {"convnext": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "minutes": arguments.minutes,

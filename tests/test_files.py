@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
-from convnext.files import read_record, to_json
+from convnext.files import clear_leftovers, is_leftover, read_record, replace, to_json
 
 
 def test_json_has_no_nan():
@@ -23,3 +26,27 @@ def test_a_record_comes_back():
     assert record == {"step": 3, "loss": 0.1, "ap_small": pytest.approx(math.nan, nan_ok=True)}
     with pytest.raises(ValueError, match="Expecting"):
         read_record('{"step": 3, ')
+    for line in ("[]", "3", "null"):
+        with pytest.raises(ValueError, match="not a record"):
+            read_record(line)
+
+
+def test_leftovers_of_dead_processes_go_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):  # a process in a container may have the number of the one that was killed
+        (tmp_path / f".config.json.{pid}").write_text("half")
+        (tmp_path / f".writing-{pid}").mkdir()
+        (tmp_path / f".writing-{pid}" / "state.safetensors").write_text("half")
+    kept = {"config.json", ".lock", f".best.safetensors.{os.getppid()}", "events.1234", "step-00000012"}
+    for name in kept:
+        (tmp_path / name).write_text("whole")
+    clear_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    clear_leftovers(tmp_path / "missing")
+
+
+def test_what_replace_writes_under_another_name_is_a_leftover_if_it_is_killed(tmp_path):
+    seen = []
+    replace(tmp_path / "best.safetensors", lambda aside: seen.append(aside) or aside.write_text("x"))
+    assert is_leftover(seen[0])

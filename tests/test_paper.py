@@ -143,3 +143,10 @@ def test_lookups_answer_a_wrong_name_with_what_there_is():
     assert paper.detection("convnext_xlarge", pretrain="22k").box_ap == 55.2
     assert paper.segmentation("ConvNeXt-B", "22k").gflops == 1828
     assert paper.roadmap_step("resnet50", "layer-norm").gflops == 4.46
+
+
+def test_a_lookup_of_what_is_not_there_gives_none():
+    assert paper.lookup(paper.TABLE1, model="convnext_tiny", size=384) is paper.classification("ConvNeXt-T", 384)
+    assert paper.lookup(paper.TABLE1, model="convnext_atto") is None
+    assert paper.lookup(paper.TABLE3, backbone="convnext_small", method="mask") is None
+    assert paper.lookup(paper.TABLE8, model="", size=224) is None

@@ -3,11 +3,15 @@
 __version__ = "0.1.0"
 
 _API = {
-    "create_model": "convnext.factory",
-    "list_models": "convnext.factory",
+    "create_model": "convnext.tasks",
+    "list_models": "convnext.tasks",
+    "train": "convnext.training",
+    "load": "convnext.trained",
+    "from_pretrained": "convnext.tasks",
     "load_weights": "convnext.weights.load",
     "save_weights": "convnext.weights.save",
     "ConvNextError": "convnext.errors",
+    "Stopped": "convnext.runtime.interruption",
 }
 __all__ = [*_API, "__version__"]
 

@@ -1,16 +1,18 @@
-"""Writing files so that a reader, or a kill, or a full disk, never meets half of one."""
+"""Files written whole or not at all: neither a reader nor a kill nor a full disk ever leaves half of one."""
 
 import hashlib
 import json
 import math
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file under another name beside it, sync it, and rename it into place."""
+    """Call `write` with another name beside `path`, sync what it wrote, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -29,8 +31,40 @@ def replace_text(path: Path, text: str) -> None:
     replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
+_LEFTOVER = re.compile(r"\..+[.-](\d+)")  # `.config.json.4711`, `.writing-4711`
+
+
+def is_leftover(path: Path) -> bool:
+    """True for the temporary file or folder of a process that has ended."""
+    named = _LEFTOVER.fullmatch(path.name)
+    return bool(named) and not _is_another_process(int(named[1]))
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes left in `folder`; nobody else may be writing there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_leftover(path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    """True if `pid` is alive and not this process, which in a container may have the number of a dead one."""
+    if pid == os.getpid() or os.name == "nt":  # on Windows the question would end the process
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: what is not a finite number is null, where Python would write NaN."""
+    """Standard JSON: numbers that are not finite are null, where Python would write NaN."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
@@ -43,12 +77,15 @@ def _finite(value: Any) -> Any:
 
 
 def read_record(line: str) -> dict:
-    """The inverse for one line of metrics.jsonl, whose nulls were numbers; ValueError if it is none."""
-    return {key: math.nan if value is None else value for key, value in json.loads(line).items()}
+    """Read one line of metrics.jsonl; its nulls are NaN. Raises ValueError if the line is not a JSON object."""
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError(f"not a record: {line[:80]!r}")
+    return {key: math.nan if value is None else value for key, value in record.items()}
 
 
 def sync(path: Path) -> None:
-    """Have a file or a folder on the disk before anything that is written later."""
+    """Flush a file or a folder to the disk before anything that is written later."""
     if os.name == "nt":  # Windows has no handle for a folder, and syncs only what is open for writing
         return
     handle = os.open(path, os.O_RDONLY)
@@ -59,6 +96,6 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,60 +1,349 @@
-"""From what a person names (a run's folder, a file, a name of the catalog) to the model in it, for every task."""
+"""`convnext.load`: a trained model of any task, ready to predict, to be evaluated, exported and measured."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from convnext import tasks
+from convnext.errors import ConvNextError, nearest
+from convnext.own_data import choose_images
+from convnext.recipes.ranges import check_ranges
+from convnext.task.inputs import Input, inputs_of
+from convnext.task.results import Evaluation, Failure, Prediction
+from convnext.task.spec import Loaded, TaskSpec
 
-from convnext.errors import ConvNextError
-from convnext.runtime.run_folder import RUN_FILES, is_run, read_config
-from convnext.weights.infer import task
-from convnext.weights.load import Checkpoint, load_model, read_checkpoint
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from convnext.export.run import Report
+    from convnext.runtime.world import World
 
 
-def open_trained(name: str, which: str, build: Callable[..., nn.Module]) -> tuple[nn.Module, Checkpoint, str]:
-    """The model, its checkpoint with the metadata, and where it was.
+@dataclass
+class Trained:
+    """A trained model with its classes and preprocessing, on a device; made by `load`.
+
+    Attributes:
+        name: as it was asked for.
+        device, precision: where and in what it computes.
+        opened: the model with its task and the recipe of its training.
+    """
+
+    name: str
+    opened: tasks.Opened
+    device: torch.device
+    precision: str
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task that the model is for."""
+        return self.opened.spec
+
+    @property
+    def task(self) -> str:
+        """Name of the task: classification, detection or segmentation."""
+        return self.spec.name
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, in evaluation mode, as it was trained (not the deployed form)."""
+        return self.opened.loaded.module
+
+    @property
+    def classes(self) -> list[str]:
+        """Labels in the order of the outputs, as the training data spells them."""
+        return self.opened.loaded.classes
+
+    @property
+    def names(self) -> list[str]:
+        """The classes for people: words for ImageNet's."""
+        return self.opened.loaded.names
+
+    @property
+    def preprocess(self) -> Any:
+        """The preprocessing of an image in evaluation and prediction."""
+        return self.opened.loaded.preprocess
+
+    @property
+    def is_exported(self) -> bool:
+        """True if the model is a file of `export`, which computes on the CPU in its own precision."""
+        from convnext.task.exported import Exported
+
+        return isinstance(self.module, Exported)
+
+    # -- use
+
+    def predict(self, images: Any, *, stream: bool = False, batch: int | None = None, **options: Any) -> Any:
+        """Answer for one image or many.
+
+        Args:
+            images: path of a file, folder or glob; bytes of a file; a PIL image; an array (H, W, 3) uint8 in RGB order; a
+                tensor (3, H, W), uint8 or float in 0..1; or a list of these.
+            stream: True for an iterator in place of a list, for more images than fit in memory.
+            batch: images at once; the task's default if None.
+            options: of the task: `top_k` for classifiers; `threshold`, `masks` for detectors; `mode`, `alpha` for segmenters.
+
+        Returns:
+            A prediction for a single image, a list for a list, a folder or a glob. Predictions print, draw (`.draw()`) and
+            turn into JSON values (`.to_dict()`). Classifiers: `.probabilities`, `.top(5)`; detectors: `.boxes`, `.scores`,
+            `.labels`, `.names`, `.masks`; segmenters: `.label_map`, `.shares()`.
+
+        Raises:
+            ConvNextError: an image cannot be read, is none, or the model's output is not finite; an unknown option.
+        """
+        inputs, single = inputs_of(images)
+
+        def checked() -> Iterator[Prediction]:
+            for answer in self.answers(inputs, batch, **options):
+                if isinstance(answer, Failure):
+                    raise ConvNextError(
+                        answer.error if answer.name in answer.error else f"{answer.name}: {answer.error}"
+                    )
+                yield answer
+
+        if stream:
+            return checked()
+        found = list(checked())
+        return found[0] if single else found
+
+    def answers(self, inputs: list[Input], batch: int | None = None, **options: Any) -> Iterator[Prediction | Failure]:
+        """`predict` without an end at the first unreadable image: its answer is a `Failure` that names it."""
+        given = chosen_options(self.spec.predict_options, options, self.spec.noun)
+        loaded, precision = self._deployed()
+        return self.spec.predict(loaded, inputs, given, precision, batch)
+
+    def _deployed(self) -> tuple[Loaded, str]:
+        """The model in its fastest form on this device, made once, and the precision of the autocast around it."""
+        if not hasattr(self, "_fast"):
+            from convnext.models.deploy import Deployable
+
+            module, precision = self.module, self.precision
+            if (
+                isinstance(module, Deployable) and self.device.type == "cpu" and precision != "fp16"
+            ):  # it casts by itself
+                self._fast = replace(self.opened.loaded, module=module.deploy(precision)), "fp32"
+            else:
+                self._fast = self.opened.loaded, "fp32" if self.is_exported else precision
+        return self._fast
+
+    def embed(self, images: Any, batch: int = 32) -> np.ndarray:
+        """Features (n, C) float32 of images: the last stage's map, normalised and averaged over positions.
+
+        Raises:
+            ConvNextError: an image cannot be read, or the model is an exported file.
+        """
+        import numpy as np
+        import torch
+
+        from convnext.runtime.precision import autocast
+
+        maps = getattr(getattr(self.module, "backbone", self.module), "feature_maps", None)
+        if maps is None:
+            raise ConvNextError(f"{self.name} has no feature maps to embed images with; give the checkpoint.")
+        transform, rows = self.spec.transform(self.opened.loaded), []
+        inputs, _ = inputs_of(images)
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            for start in range(0, len(inputs), batch):
+                x = torch.stack([transform(each.image()) for each in inputs[start : start + batch]])
+                *_, last = maps(x.to(self.device)).values()
+                rows.append(last.float().mean((2, 3)).cpu().numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
+
+    def evaluate(self, data: str | Path | None = None, **options: Any) -> Evaluation:
+        """Measure the model on labelled images; see `evaluate` below for arguments, result and errors."""
+        return evaluate({self.opened.loaded.metadata.get("weights", "best"): self}, data, **options)
+
+    def export(self, format: str = "onnx", out: str | Path | None = None, **options: Any) -> Report:
+        """Write the model as a file that runs without this package, compared with PyTorch before it is put in place.
+
+        Args:
+            format: onnx, openvino, torch-export or aot-inductor.
+            out: the file; beside the checkpoint if None.
+            options: fields of `export.options.ExportOptions`: precision, dynamic, batch, image_size, images, calibration, ..
+
+        Returns:
+            A report: file, bytes, comparison; it prints well.
+
+        Raises:
+            ConvNextError: the format cannot carry the model, an extra is missing, or the file is beyond the tolerance.
+        """
+        from convnext.export.options import ExportOptions
+        from convnext.export.run import export_opened
+
+        given = chosen_options(
+            ExportOptions, {"format": format, "out": Path(out) if out else None, **options}, "export"
+        )
+        return export_opened(self.name, self.opened, given)
+
+    def benchmark(self, batch: int = 8, rounds: int = 5, image_size: int | None = None) -> dict[str, float]:
+        """Seconds per call (p20, p50, p80) and images per second of the deployed form on images of noise."""
+        import time
+
+        import numpy as np
+        import torch
+
+        loaded, _ = self._deployed()
+        side = image_size or self.spec.side(loaded)
+        x = torch.randn(batch, 3, side, side, device=self.device)
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(rounds + 2):
+                began = time.perf_counter()
+                loaded.module(x)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+                seconds.append(time.perf_counter() - began)
+        p20, p50, p80 = (float(value) for value in np.percentile(seconds[2:], (20, 50, 80)))
+        return {"p20": p20, "p50": p50, "p80": p80, "images_per_second": batch / p50}
+
+    def __repr__(self) -> str:
+        loaded = self.opened.loaded
+        model = (getattr(self.module, "config", None) or {}).get(
+            "name", "exported file" if self.is_exported else "model"
+        )
+        size = self.spec.size_text(loaded)
+        facts = [f"{self.spec.noun} {model}", f"{len(self.classes)} classes", size, f"{self.device}", self.precision]
+        return f"<{', '.join(filter(None, facts))}, from {loaded.source}>"
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    weights: str = "best",
+    image_size: int | None = None,
+    trust: bool = False,
+) -> Trained:
+    """Open a trained model of any task, in evaluation mode.
 
     Args:
-        name: a checkpoint file of any known format, a run's folder, or a name of the catalog.
-        which: of a run: "best", "raw" or "ema"; of a file that holds both: "raw" or "ema".
-        build: see `load_model`.
+        name: a run's folder, a checkpoint file of any known format, an exported file, a name of the catalog
+            (`convnext info catalog`), or of a repository on the Hugging Face Hub (owner/name).
+        device: cuda, mps, cpu, or auto: the first of them that is there.
+        precision: fp32, bf16, fp16, or auto: the fastest that the device computes well in.
+        weights: of a run: "best", "raw" (final) or "ema" (their average); of a file with both: "raw" or "ema".
+        image_size: use it at another size in pixels than its file says.
+        trust: open formats that can run code of whoever made them (torch-export and aot-inductor).
+
+    Returns:
+        The model, with `predict(images)`, `evaluate()`, `export("onnx")`, `embed(images)`, `benchmark()` and `classes`.
 
     Raises:
-        ConvNextError: nothing readable is there, or it is a model of another task.
+        ConvNextError: nothing readable is there, the device is not, or the format needs `trust`.
     """
-    file = run_file(Path(name), which)
-    model, checkpoint = load_model(str(file or name), which if not file and which != "best" else "auto", build=build)
-    return model, checkpoint, str(file or name)
+    return next(iter(load_weights_of(name, [weights], device, precision, image_size, trust).values()))
 
 
-def task_of(name: str) -> str:
-    """classification, detection or segmentation: what the model of that name is for. `name` as in `open_trained`."""
-    if is_run(Path(name)):
-        return read_config(Path(name))[1].task
-    checkpoint = read_checkpoint(name)
-    return checkpoint.metadata.get("task") or task(checkpoint.tensors)
+def load_weights_of(
+    name: str | Path,
+    wanted: list[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    image_size: int | None = None,
+    trust: bool = False,
+) -> dict[str, Trained]:
+    """`load` of several weights of one model, by their names, the ones in use first; None: all that there are."""
+    from convnext.export.runtime import is_exported, open_exported
+    from convnext.runtime.device import choose_device
+    from convnext.runtime.precision import resolve_precision
+
+    name = str(name)
+    if is_exported(name):
+        if precision != "auto":
+            raise ConvNextError(f'{name} computes in its own precision: leave out --precision (precision="auto").')
+        opened = tasks.resized(open_exported(name, trust), image_size)
+        return {"best": Trained(name, opened, choose_device("cpu"), opened.loaded.metadata["precision"])}
+    chosen = choose_device(device)
+    found = tasks.open_weights(located(name), wanted, chosen, image_size)
+    return {
+        which: Trained(name, opened, chosen, resolve_precision(precision, chosen)) for which, opened in found.items()
+    }
 
 
-def run_file(folder: Path, which: str = "best") -> Path | None:
-    """The weights of a run that `which` names; None when `folder` is something else.
+def located(name: str) -> str:
+    """The path of what a person names: itself, or where the catalog or the Hub has put it, downloaded with a bar."""
+    from convnext.console import fetched
+    from convnext.weights import catalog
+
+    path = Path(name).expanduser()
+    if path.exists() or name in catalog.names() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return fetched(name)
+    if path.parent.exists():
+        return name  # a mistyped path, which opening names
+    from convnext.weights.hub import pull_from_hub
+
+    return str(pull_from_hub(name))
+
+
+def chosen_options(kind: type, given: dict[str, Any], what: str) -> Any:
+    """Keyword options as the dataclass `kind`; raises ConvNextError for one that it lacks."""
+    known = list(kind.__dataclass_fields__)
+    for key in given:
+        if key not in known:
+            raise ConvNextError(
+                f"There is no option {key!r} for this {what}.{nearest(key, known)} Options: {', '.join(known) or 'none'}."
+            )
+    chosen = kind(**given)
+    check_ranges(chosen, "")
+    return chosen
+
+
+def evaluate(
+    models: dict[str, Trained],
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    batch: int | None = None,
+    workers: int | None = None,
+    world: World | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    **options: Any,
+) -> Evaluation:
+    """Measure several sets of weights of one model on labelled images, each image once.
+
+    Args:
+        models: by a name for each set of weights, such as "best"; the first is the one in use.
+        data: labelled images, as for `train`; the run's own held-out images if None. The model's own data means its
+            held-out part, wherever it is named from.
+        split: "train", "val" or "all" of the model's own data.
+        batch: images at once; the task's default if None.
+        workers: processes that load data; as in training if None.
+        world: the processes that share the work; this one alone if None.
+        progress: receives (done, total) images.
+        options: of the task: `fast` for detectors, `mode` and `reduce_zero_label` for segmenters.
+
+    Returns:
+        Metrics, tables, per-class results; it prints well, and `.save(folder)` writes JSON and figures.
 
     Raises:
-        ConvNextError: the run has not written them yet.
+        ConvNextError: no data, data that does not fit the model, or an image that cannot be read.
     """
-    if not is_run(folder):
-        return None
-    file = folder / RUN_FILES[which]
-    if not file.exists():
-        there = available(str(folder))
-        raise ConvNextError(
-            f"The run in {folder} has no {file.name}"
-            + (f"; it has: {', '.join(there)}." if there else " yet: it writes weights at its first evaluation.")
-        )
-    return file
+    from convnext.data.loader import default_workers
+    from convnext.runtime.world import World
 
-
-def available(name: str) -> list[str]:
-    """Which weights there are: of a run's folder, the files that it has written; of a checkpoint, the sets it holds."""
-    if is_run(Path(name)):
-        return [which for which, file in RUN_FILES.items() if (Path(name) / file).exists()]
-    return list(read_checkpoint(name).available)
+    first = next(iter(models.values()))
+    spec = first.spec
+    given = chosen_options(spec.evaluate_options, options, spec.noun)
+    world = world or World(first.device)
+    chosen = choose_images(first.opened, None if data is None else str(data), split, options)
+    workers = default_workers(world.device, world.local_size) if workers is None else workers
+    share = -(-len(chosen.samples) // world.size)
+    result = spec.evaluate(
+        {which: model.opened.loaded for which, model in models.items()},
+        chosen.samples,
+        chosen.words,
+        world,
+        given,
+        "fp32" if first.is_exported else first.precision,
+        batch,
+        workers,
+        lambda done: progress(done, share),
+    )
+    result.trained_on = chosen.trained_on
+    return result

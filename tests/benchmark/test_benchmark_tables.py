@@ -50,7 +50,7 @@ def test_only_some_models_with_their_rivals():
 
 def test_what_is_compared_is_measured_in_turn():
     """A group of the run has both sides of every pair."""
-    for number in tables.NUMBERS:
+    for number in tables.CONDITIONS:
         configs = tables.configs(number, Choices(), "cpu", never)
         groups = [c.group for c in configs]
         assert sum(a != b for a, b in pairwise(groups)) == len(set(groups)) - 1

@@ -157,7 +157,7 @@ def test_every_compiled_configuration_has_code_of_its_own(monkeypatch):
     ("name", "said"),
     [
         ("convnext_tinny", "no classifier 'convnext_tinny'.* Did you mean 'convnext_tiny'"),
-        ("timm:convnext_tinny", "timm has no model 'convnext_tinny'. Did you mean 'convnext_tiny'"),
+        ("timm:convnext_tinny", "timm has no classifier 'convnext_tinny'. Did you mean 'convnext_tiny'"),
         ("torchvision:convnext_tinny", "torchvision has no classifier 'convnext_tinny'. Did you mean 'convnext_tiny'"),
         ("torchvision:fcn_resnet50", "torchvision has no classifier"),
         ("tim:convnext_tiny", "Did you mean 'timm'"),

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from convnext.classification.check import BLOCK, Duplicates, Range, check
+from convnext.classification.open import open_dataset
 from convnext.errors import ConvNextError
 
 
@@ -143,3 +144,34 @@ def test_progress_and_images_that_are_no_files():
 def test_missing_data(tmp_path):
     with pytest.raises(ConvNextError, match="There is no data"):
         check(str(tmp_path / "nowhere"))
+
+
+def test_one_class_is_an_error_and_files_that_look_like_labels_are_named(tmp_path):
+    """A table of labels, YOLO's data.yaml and Pascal VOC's XML: no class folders, nothing to learn."""
+    for seed in range(4):
+        save(picture(seed), tmp_path / "images" / f"{seed}.png")
+        (tmp_path / "images" / f"{seed}.xml").write_text("<annotation/>")
+    for name in ("labels.csv", "data.yaml", "notes.txt", "classes.txt"):
+        (tmp_path / name).write_text("")
+    (error,) = check(str(tmp_path)).errors
+    assert "one class, 'images': there is nothing to learn" in error
+    assert "labels.csv, data.yaml, images/*.xml (4 files)" in error
+    with pytest.raises(ConvNextError, match="one class, 'images'.*labels.csv"):
+        open_dataset(str(tmp_path), 0.25, 0)
+    (tmp_path / "labels").mkdir()
+    for seed in range(4):
+        (tmp_path / "labels" / f"{seed}.txt").write_text("0 0.5 0.5 1 1")
+    with pytest.raises(ConvNextError, match=r"labels holds no image.*not read: .*labels/\*.txt \(4 files\)"):
+        open_dataset(str(tmp_path), 0.25, 0)
+
+
+def test_files_that_look_like_labels_are_a_warning(healthy):
+    (healthy / "labels.csv").write_text("1.png,cat")
+    assert check(str(healthy)).warnings == ["Files that look like labels are not read: labels.csv."]
+
+
+def test_a_class_of_one_image_has_no_validation_image(tmp_path):
+    for seed in range(5):
+        save(picture(seed), tmp_path / ("dog" if seed else "cat") / f"{seed}.png")
+    (warning,) = check(str(tmp_path), val_share=0.5).warnings
+    assert warning == "No validation images of cat. Only one image each have cat: add some."

@@ -1,6 +1,8 @@
 """PAPER's training and evaluation transforms, held against their definitions."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ PLAIN = Augment(rand_augment=None, random_erasing=0.0, hflip=0.0)
 
 
 def gradient(width: int, height: int) -> Image.Image:
-    """A picture in which every position has its own colour."""
+    """An image in which every position has its own colour."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
 
@@ -31,6 +33,41 @@ def test_normalize_is_torchvisions():
     got = Normalize(pre.mean, pre.std)(image)
     assert got.is_contiguous()
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)  # fp32 rounding of values up to 2.6
+
+
+THIN_IMAGE = """
+import resource
+import sys
+from PIL import Image
+from convnext.classification.transforms import Preprocess, eval_transform
+from convnext.data.images import decode
+image = decode(sys.argv[1])
+transform = eval_transform(Preprocess())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert transform(image).shape == (3, 224, 224)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (30000, 1)])
+def test_a_thin_image_needs_little_memory(tmp_path, size):
+    """As a whole, it would be 256 x 7,680,000 pixels."""
+    Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "thin.png")
+    out = subprocess.run(
+        [sys.executable, "-c", THIN_IMAGE, str(tmp_path / "thin.png")], capture_output=True, text=True, check=True
+    )
+    assert int(out.stdout) < 200  # MB
+
+
+@pytest.mark.parametrize("size", [(40, 1000), (1000, 40), (31, 999), (300, 3000)])
+def test_of_a_thin_image_only_the_crop_is_resized(size, monkeypatch):
+    """To the same values but for rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image, pre = Image.fromarray(noise), Preprocess()
+    part = np.asarray(pre.resize_crop(image)).astype(int)
+    monkeypatch.setattr("convnext.classification.transforms.THIN", 1000)
+    whole = np.asarray(pre.resize_crop(image)).astype(int)
+    assert np.abs(part - whole).max() <= 1
 
 
 def test_evaluation_at_224_resizes_to_256_and_crops_the_centre():

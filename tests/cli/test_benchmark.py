@@ -153,10 +153,10 @@ def test_a_table_of_the_paper(command, monkeypatch):
     [
         ((), "Name one or more models first"),
         (("convnext_tinny",), "no classifier 'convnext_tinny', and no run or checkpoint. Did you mean 'convnext_tiny'"),
-        (("convnext_tiny", "--peers", "timm:resnet5"), "timm has no model 'resnet5'. Did you mean 'resnet50'"),
+        (("convnext_tiny", "--peers", "timm:resnet5"), "timm has no classifier 'resnet5'. Did you mean 'resnet50'"),
         (("convnext_tiny", "--table", "12", "--peers", "timm:resnet50"), "--table has its own peers"),
         (("convnext_tiny", "--precision", "tf32"), "tf32 is an arithmetic of GPUs"),
-        (("convnext_tiny", "--rounds", "0"), "must be above 0"),
+        (("convnext_tiny", "--rounds", "0"), "--rounds is 0"),
         (("resnet50", "--table", "2"), "Table 2 has no 'resnet50'"),
     ],
 )

@@ -5,12 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from convnext.classification.load import load_classifier
+from convnext import create_model, load, save_weights
 from convnext.classification.open import open_split
-from convnext.classification.predict import predict
 from convnext.cli.main import run
 from pictures import draw_classes
 
@@ -36,12 +34,20 @@ def test_a_file_alone_is_enough(trained, tmp_path, capsys):
     assert found["top1"] == last["raw/top1"]
 
 
+def test_a_file_knows_its_data_and_which_part_was_held_out(trained, tmp_path, capsys):
+    file = shutil.copy(trained / "model.safetensors", tmp_path / "digits.safetensors")
+    assert run(["evaluate", str(file), "--workers", "0"]) == 0
+    assert "359 images of digits (held out)" in capsys.readouterr().out
+    assert run(["evaluate", str(file), "--split", "all", "--workers", "0"]) == 0
+    assert "1,797 images of digits (held out and trained on: 1,438)" in capsys.readouterr().out
+
+
 def test_accuracy_is_what_counting_by_hand_gives(trained, tmp_path):
     assert run(["evaluate", str(trained), "--weights", "raw", "--workers", "0", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "evaluation.json").read_text())["results"]["raw"]
     images = open_split("digits", "val", 0.1, 0)
-    classifier = load_classifier(str(trained), torch.device("cpu"), "raw")
-    guesses = [p.top[0][0] for p in predict(classifier, [images.image(i) for i in range(len(images))], top_k=1)]
+    classifier = load(trained, weights="raw", device="cpu")
+    guesses = [p.top(1)[0].index for p in classifier.predict([images.image(i) for i in range(len(images))])]
     assert found["top1"] == pytest.approx(100 * np.mean(np.array(guesses) == images.labels))
 
 
@@ -81,13 +87,15 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_answer(trained,
         (["predict", "{run}", "{tmp}"], "no images in it"),
         (["predict", "{tmp}/none.safetensors", "{run}/curves.png"], "none.safetensors"),
         (["predict", "convnext_tinny.in1k", "{run}/curves.png"], "convnext_tiny.in1k"),
-        (["evaluate", "{run}/model.safetensors"], "--data"),
+        (["evaluate", "{tmp}/bare.safetensors"], "--data"),
         (["evaluate", "{run}/model.safetensors", "--data", "{tmp}/none"], "no data"),
         (["evaluate", "{run}/metrics.jsonl", "--data", "digits"], "metrics.jsonl"),
         (["evaluate", "{tmp}", "--data", "digits"], "model.safetensors"),
     ],
 )
 def test_bad_input_gets_a_paragraph_and_exit_code_2(trained, arguments, words, tmp_path, capsys):
+    if "{tmp}/bare.safetensors" in arguments:
+        save_weights(create_model("convnext_atto", num_classes=3), tmp_path / "bare.safetensors")
     assert run([a.format(run=trained, tmp=tmp_path) for a in arguments]) == 2
     said = capsys.readouterr().err
     assert words in said

@@ -198,4 +198,4 @@ def test_fine_tuning_from_a_file_keeps_the_body_and_replaces_the_head(trained, s
     out = tmp_path / "run"
     options = ["--model.weights", str(trained / "best.safetensors"), "--data", str(striped), "--out", str(out)]
     assert run(["train", "small/finetune", *SCRATCH, *options, "--epochs", "1", "--device-batch", "16"]) == 0
-    assert "with a new classifier" in capsys.readouterr().out
+    assert "the classifier is new" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from convnext.data.images import FORMATS, MAX_PIXELS, ImageError, decode, open_image, to_rgb
 
@@ -164,6 +165,51 @@ def test_exif_orientation(kind, orientation):
     assert not image.getexif()
 
 
+XMP = b"<x:xmpmeta><rdf:Description tiff:Orientation%s</x:xmpmeta>"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", [b'="%d"/>', b">%d</tiff:Orientation>"])
+@pytest.mark.parametrize("also_exif", [False, True])
+def test_orientation_in_xmp_as_pillow_applies_it(kind, orientation, form, also_exif):
+    """EXIF goes first where both have one."""
+    exif = Image.Exif()
+    if also_exif:
+        exif[0x112] = 3
+    options = {"exif": exif} if also_exif else {}
+    xmp = XMP % (form % orientation)
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        data = encoded(noise(), kind, pnginfo=info, **options)
+    elif kind == "TIFF":
+        data = encoded(noise(), kind, tiffinfo={700: xmp} | ({0x112: 3} if also_exif else {}))
+    else:
+        data = encoded(noise(), kind, xmp=xmp, **options)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    assert decode(data).tobytes() == expected.convert("RGB").tobytes()
+    assert decode(data).size == expected.size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_in_a_raw_exif_profile(orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    block, info = exif.tobytes(), PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n", zip=True)
+    data = encoded(noise(), "PNG", pnginfo=info)
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    assert (expected.size == (48, 32)) == (orientation > 4)
+    assert decode(data).tobytes() == expected.tobytes()
+
+
+def test_a_broken_raw_profile_is_passed_over():
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n 9\nno hexadecimal\n")
+    assert decode(encoded(noise(), "PNG", pnginfo=info)).size == (32, 48)
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
     "block",
@@ -305,6 +351,16 @@ def test_threads():
     assert not wrong
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Pillow's libtiff is out of reach there")
+def test_libtiff_writes_nothing_on_stderr(capfd):
+    """Its own sentence went past Python: `tempfile.tif: Using code not yet in table.`"""
+    data = bytearray(encoded(noise(64, 64), "TIFF", compression="tiff_lzw"))
+    data[200:260] = b"\xff" * 60
+    with pytest.raises(ImageError, match="truncated or corrupt"):
+        decode(bytes(data))
+    assert capfd.readouterr().err == ""
+
+
 # size, and the rounded mean of the channels as a check of colours; None: an ImageError
 ODD_IMAGES = {
     "16bit.cropped.tif": ((64, 64), (1, 1, 1)),  # its values are 291..694 of 65,535: scaled, not clipped to white
@@ -348,7 +404,7 @@ def test_odd_images(name):
 
 @pytest.mark.shared
 @pytest.mark.skipif(not ODD.is_dir(), reason="needs ../shared/data/odd-images")
-def test_odd_orientations_are_the_same_picture():
+def test_odd_orientations_are_the_same_image():
     upright = np.asarray(decode(ODD / "hopper.jpg"), dtype=np.float32)
     for orientation in (2, 6, 8):
         turned = np.asarray(decode(ODD / f"hopper_orientation_{orientation}.jpg"), dtype=np.float32)

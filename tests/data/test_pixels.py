@@ -59,5 +59,11 @@ def test_preprocess_round_trip_and_newer_versions():
     assert DensePreprocess.from_dict(pre.to_dict() | {"mean": list(pre.mean)}) == pre
     with pytest.raises(ConvNextError, match="newer version"):
         DensePreprocess.from_dict({"short": 1, "long": 2, "colour": 3})
-    picture = Image.fromarray(np.full((30, 60, 3), 128, np.uint8))
-    assert DensePreprocess(15, 1000)(picture).shape == (3, 15, 30)
+    image = Image.fromarray(np.full((30, 60, 3), 128, np.uint8))
+    assert DensePreprocess(15, 1000)(image).shape == (3, 15, 30)
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (30000, 1)])
+def test_thin_images_stay_within_the_long_side(size):
+    image = Image.new("RGB", size)
+    assert max(DensePreprocess(800, 1333)(image).shape) == 1333

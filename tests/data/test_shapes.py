@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as tools
 
 from convnext.data.shapes import SEMANTIC, SHAPES, draw_scene, outline, run_lengths, write_shapes, write_shapes_semantic
-
-tools = pytest.importorskip("pycocotools.mask")
 
 SIZE = 64
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as tools
 
 from convnext.data.images import ImageError
 from convnext.data.shapes import (
@@ -24,8 +25,6 @@ from convnext.data.shapes import (
 from convnext.detection.coco import CocoImages, is_coco, open_coco, open_coco_split
 from convnext.detection.coco_file import CocoFile, require
 from convnext.errors import ConvNextError
-
-tools = pytest.importorskip("pycocotools.mask")
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
 TRAIN, VAL, SIZE = 12, 4, 64
@@ -43,7 +42,7 @@ def copy(shapes, tmp_path):
 
 
 def small(tmp_path, annotations, height=40, width=60, **changes) -> Path:
-    """One grey picture with these annotations, as one file beside it."""
+    """One grey image with these annotations, as one file beside it."""
     content = {
         "images": [{"id": 5, "file_name": "a.png", "height": height, "width": width}],
         "categories": [{"id": 2, "name": "cat"}, {"id": 9, "name": "dog"}],
@@ -123,7 +122,7 @@ def test_boxes_are_clipped_and_what_is_nothing_is_left_out(tmp_path):
         square(50, 30, 30, 30),
         square(5, 5, 0.9, 20),
         square(5, 5, 20, 0),
-        square(60, 5, 10, 10),  # beside the picture
+        square(60, 5, 10, 10),  # beside the image
         square(59.5, 5, 10, 10),  # half a pixel of it inside
         square() | {"area": 0},
         square(1, 2, 3, 4) | {"iscrowd": 1, "category_id": 9},
@@ -365,7 +364,7 @@ def test_impossible_shares(tmp_path, share):
         open_coco(tmp_path, 0.5)
 
 
-def test_a_picture_of_another_size_or_none_at_all(copy):
+def test_an_image_of_another_size_or_none_at_all(copy):
     train, _ = open_coco(copy)
     Image.new("RGB", (30, 20)).save(copy / "train" / "000001.png")
     (copy / "train" / "000002.png").unlink()
@@ -384,7 +383,7 @@ def test_without_the_extra(monkeypatch):
 @pytest.mark.shared
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="needs ../shared/data/coco-mini")
 @DECODE_WARNS
-def test_real_pictures_as_pycocotools_reads_them():
+def test_real_images_as_pycocotools_reads_them():
     from pycocotools.coco import COCO
 
     train, val = open_coco(COCO_MINI)

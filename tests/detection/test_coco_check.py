@@ -12,8 +12,6 @@ from convnext.data.shapes import SHAPES, draw_scene, write_shapes
 from convnext.detection.check import check_coco
 from convnext.errors import ConvNextError
 
-pytest.importorskip("pycocotools")
-
 SIZE = 48
 
 
@@ -100,7 +98,7 @@ def test_errors(folder, change, message):
     [
         (lambda c: c["annotations"][0]["bbox"].__setitem__(2, 0), "1 training annotations cover less than a pixel; they are"),
         (lambda c: c["annotations"][0].update(area=0), "1 training annotations cover less than a pixel"),
-        (lambda c: c["annotations"][0]["bbox"].__setitem__(0, -9), "1 training boxes leave their picture; they are clipped"),
+        (lambda c: c["annotations"][0]["bbox"].__setitem__(0, -9), "1 training boxes leave their image; they are clipped"),
         (lambda c: c["annotations"][1].update(id=1), "1 ids are of more than one of the training annotations, such as 1"),
         (lambda c: c["images"].append(c["images"][0] | {"id": 99}), "1 training images are listed more than once"),
         (lambda c: c["images"].append(c["images"][0] | {"id": 99}), "1 training images have no object; they are left out"),
@@ -123,7 +121,7 @@ def test_corners_in_place_of_sides_are_noticed(folder):
     assert any("boxes are not where their masks are; a box is x, y, width, height" in text for text in report.warnings)
 
 
-def test_the_same_picture_on_both_sides(folder):
+def test_the_same_image_on_both_sides(folder):
     shutil.copy(folder / "train" / "000002.png", folder / "val" / "000014.png")
     height, width = draw_scene(0, 2, SIZE).picture.shape[:2]
     report = edited(folder, lambda c: c["images"][1].update(height=height, width=width), "val")

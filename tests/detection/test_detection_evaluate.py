@@ -19,13 +19,12 @@ from torch import nn
 from convnext.data.images import ImageError
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import write_shapes
+from convnext.detection.average_precision import Result, score_detections, to_coco
 from convnext.detection.coco import CocoImages, open_coco, open_coco_split
-from convnext.detection.evaluate import Result, evaluate, score_detections, to_coco
+from convnext.detection.evaluate import evaluate
 from convnext.errors import ConvNextError
 from convnext.runtime.interruption import Interrupted
 from convnext.runtime.world import World
-
-pytest.importorskip("pycocotools")
 
 COCO_MINI = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
 WORLD = World(torch.device("cpu"))
@@ -33,12 +32,12 @@ PRE = DensePreprocess(48, 70)
 KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
-def key(picture: torch.Tensor) -> str:
-    return hashlib.sha256(picture.contiguous().numpy().tobytes()).hexdigest()
+def key(image: torch.Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
 
 
 class Planted(nn.Module):
-    """Knows every picture; answers with its objects, moved by up to `noise` pixels, and some that are not there."""
+    """Knows every image; answers with its objects, moved by up to `noise` pixels, and some that are not there."""
 
     def __init__(self, data: CocoImages, noise: int, pre: DensePreprocess = PRE):
         super().__init__()
@@ -67,10 +66,10 @@ class Planted(nn.Module):
         assert x.shape[2] % 32 == x.shape[3] % 32 == 0
         self.calls.append(len(x))
         found = []
-        for picture, (height, width), size in zip(x, image_sizes, output_sizes, strict=True):
-            assert picture[:, height:].abs().sum() == picture[:, :, width:].abs().sum() == 0
+        for image, (height, width), size in zip(x, image_sizes, output_sizes, strict=True):
+            assert image[:, height:].abs().sum() == image[:, :, width:].abs().sum() == 0
             assert max(x.shape[2] - height, x.shape[3] - width) < 32  # no more than it needs alone
-            found.append(copy.deepcopy(self.answers[key(picture[:, :height, :width])]))
+            found.append(copy.deepcopy(self.answers[key(image[:, :height, :width])]))
             assert found[-1]["masks"].shape[1:] == size
         return found
 
@@ -81,7 +80,7 @@ def folder(tmp_path_factory):
     path = folder / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != content["images"][3]["id"]]
-    path.write_text(json.dumps(content))  # a picture without objects
+    path.write_text(json.dumps(content))  # an image without objects
     return folder
 
 
@@ -125,7 +124,6 @@ def test_equals_plain_pycocotools_on_the_written_file(folder, noisy, tmp_path):
 
 
 def test_the_faster_evaluator_agrees(data, noisy):
-    pytest.importorskip("faster_coco_eval")
     fast = score_detections(noisy.detections, data, reference=False)
     for name, value in noisy.metrics().items():
         assert fast.metrics()[name] == pytest.approx(value, abs=1e-3, nan_ok=True)
@@ -232,7 +230,7 @@ def test_format(noisy, data):
     ]
 
 
-def test_many_masks_on_one_picture(data):
+def test_many_masks_on_one_image(data):
     """pycocotools' own area of a list fails from 256 on."""
     detection = evaluate({"raw": Planted(data, 0)}, data.subset([0]), PRE, WORLD)["raw"].detections[0]
     many = score_detections([detection | {"score": 1 - k / 1000} for k in range(300)], data.subset([0]))
@@ -248,7 +246,7 @@ def test_it_stops_when_asked(data):
     assert len(model.calls) == 1
 
 
-def test_an_unreadable_picture_ends_it_by_name(tmp_path):
+def test_an_unreadable_image_ends_it_by_name(tmp_path):
     data = open_coco(write_shapes(tmp_path, 1, 2, 48))[1]
     model = Planted(data, 0)
     (tmp_path / "val" / "000003.png").write_bytes(b"broken")
@@ -256,7 +254,7 @@ def test_an_unreadable_picture_ends_it_by_name(tmp_path):
         evaluate({"raw": model}, data, PRE, WORLD)
 
 
-def test_detections_of_other_pictures(data, noisy):
+def test_detections_of_other_images(data, noisy):
     with pytest.raises(ConvNextError, match=r"of \d+ images that .*instances_val\.json does not have"):
         score_detections(noisy.detections, data.subset([0]))
 
@@ -285,3 +283,21 @@ def test_real_annotations(tmp_path):
         assert ours == pytest.approx(by_hand(truth, path, kind), abs=1e-9)
         assert [fast[f"{name}_{part}"] for part in KEYS] == pytest.approx(ours, abs=1e-3)
         assert 5 < ours[0] < 95
+
+
+def test_results_without_boxes_are_scored_by_their_masks(data, noisy):
+    """As cocoapi does: the box is the one around the mask."""
+    masks = [{key: value for key, value in detection.items() if key != "bbox"} for detection in noisy.detections]
+    result = score_detections(masks, data)
+    assert {k: v for k, v in result.metrics().items() if k.startswith("mask")} == pytest.approx(
+        {k: v for k, v in noisy.metrics().items() if k.startswith("mask")}, nan_ok=True
+    )
+    assert 0 < result.metrics()["box_ap"] <= 100
+    assert "bbox" not in result.detections[0]
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "score", "bbox"])
+def test_a_result_that_lacks_a_key_is_named(data, noisy, key):
+    lacking = {k: v for k, v in noisy.detections[0].items() if k not in (key, "segmentation")}
+    with pytest.raises(ConvNextError, match=f"Detection 1 has no '{key}"):
+        score_detections([noisy.detections[0], lacking], data)

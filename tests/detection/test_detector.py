@@ -1,4 +1,4 @@
-"""What is asked of a detector beside the reference's numbers: odd pictures, padding, options, precision, training."""
+"""What is asked of a detector beside the reference's numbers: odd images, padding, options, precision, training."""
 
 import copy
 import math
@@ -50,12 +50,12 @@ def many(n):
 CASES = {
     "objects": lambda: [target(OBJECTS), target(OBJECTS[:1])],
     "no objects": lambda: [target([]), target([])],
-    "one picture without": lambda: [target(OBJECTS), target([])],
+    "one image without": lambda: [target(OBJECTS), target([])],
     "crowds alone": lambda: [target([]) | {"ignore": torch.tensor(OBJECTS)}] * 2,
     "one pixel": lambda: [target([[3.0, 4.0, 4.0, 5.0]]), target([[95.0, 63.0, 96.0, 64.0]])],
     "200 objects": lambda: [target(many(200)), target(OBJECTS)],
     "no masks": lambda: [target(OBJECTS, masks=False)] * 2,
-    "masks in one picture": lambda: [target(OBJECTS), target(OBJECTS, masks=False)],
+    "masks in one image": lambda: [target(OBJECTS), target(OBJECTS, masks=False)],
     "padding": lambda: [target(OBJECTS[:1]) | {"size": torch.tensor([40, 41])}, target(OBJECTS)],
 }
 
@@ -160,7 +160,7 @@ def test_detections_have_the_shapes_of_the_contract(kind):
     assert not model(x)[0]["boxes"].requires_grad
 
 
-def test_boxes_stay_in_the_picture_and_come_out_at_the_size_that_is_asked():
+def test_boxes_stay_in_the_image_and_come_out_at_the_size_that_is_asked():
     model, x = confident(), torch.randn(2, 3, H, W)
     inside, outside = [(H, W), (40, 50)], [(128, 288), (20, 100)]
     plain, scaled = model.predict(x, inside), model.predict(x, inside, outside)
@@ -173,7 +173,7 @@ def test_boxes_stay_in_the_picture_and_come_out_at_the_size_that_is_asked():
         assert three.keys() == {"boxes", "scores", "labels"}
         assert torch.equal(two["boxes"], three["boxes"])
     both = model.predict(x)
-    for i, whole in enumerate(model.predict(x[i : i + 1])[0] for i in range(2)):  # pictures do not see each other
+    for i, whole in enumerate(model.predict(x[i : i + 1])[0] for i in range(2)):  # images do not see each other
         assert torch.allclose(both[i]["boxes"], whole["boxes"], atol=1e-3)
     with pytest.raises(ConvNextError, match="one \\(height, width\\) for each"):
         model.predict(x, inside[:1])
@@ -189,7 +189,7 @@ def test_options_reach_their_parts():
     with torch.device("meta"):
         model = build("cascade_mask_rcnn_convnext_atto", **options)
     assert model.config == {"name": "cascade_mask_rcnn_convnext_atto", **options}
-    assert (model.task, model.num_classes, model.rpn_samples, model.roi_samples) == ("detection", 7, 256, 512)
+    assert (model.num_classes, model.rpn_samples, model.roi_samples) == (7, 256, 512)
     assert model.backbone.stages[3][-1].drop_path_rate == 0.3
     assert not [name for name, _ in model.named_parameters() if name.endswith("gamma")]
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -206,7 +206,7 @@ def test_a_typo_is_answered():
 
 def test_targets_that_do_not_fit_are_refused():
     model, x = small(), torch.zeros(1, 3, H, W)
-    with pytest.raises(ConvNextError, match="a dict for each picture"):
+    with pytest.raises(ConvNextError, match="a dict for each image"):
         model(x, [])
     with pytest.raises(ConvNextError, match="boxes of shape \\(1, 4\\)"):
         model(x, [target(OBJECTS) | {"boxes": torch.zeros(1, 4)}])
@@ -260,7 +260,7 @@ def test_mixed_precision_changes_little_and_losses_and_boxes_stay_fp32(kind):
 
 
 @pytest.mark.parametrize("kind", ["mask_rcnn", pytest.param("cascade_mask_rcnn", marks=pytest.mark.slow)])
-def test_one_picture_is_learnt_and_found_again(kind):
+def test_one_image_is_learnt_and_found_again(kind):
     """Two squares of two classes, brighter than the rest: in a few steps from random weights to boxes and masks."""
     model = small(kind, layer_scale_init_value=0.0).train()
     model.rpn_samples, model.roi_samples = 128, 32

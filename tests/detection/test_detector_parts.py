@@ -12,7 +12,7 @@ from convnext.detection.anchors import base_anchors, inside, level_anchors
 from convnext.detection.box_head import pool
 from convnext.detection.boxes import clip, decode, encode
 from convnext.detection.mask_head import mask_targets, paste
-from convnext.detection.matching import BACKGROUND, IGNORED, match, sample, sample_regions
+from convnext.detection.matching import BACKGROUND, IGNORED, match, sample, sample_proposals
 from convnext.detection.roi_align import roi_align
 from convnext.detection.rpn import RPNHead
 
@@ -46,13 +46,13 @@ def test_anchors_of_a_level_go_row_by_row_three_at_a_position():
     assert torch.allclose(anchors[4 * 3 : 5 * 3] - torch.tensor([8.0, 8.0] * 2), base_anchors(8))
 
 
-def test_inside_is_where_the_picture_reaches():
+def test_inside_is_where_the_image_reaches():
     kept = inside((3, 4), 8, (9, 24)).view(3, 4, 3)
     assert kept.all(dim=2).tolist() == kept.any(dim=2).tolist() == [[True] * 3 + [False]] * 2 + [[False] * 4]
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_proposals_learn_from_the_anchors_of_the_picture(whole):
+def test_proposals_learn_from_the_anchors_of_the_image(whole):
     head, levels = RPNHead(4, (4, 8), 0.0, whole), [torch.zeros(1, 4, 24, 24), torch.zeros(1, 4, 12, 12)]
     height, width = 40, 70  # padded to 64 x 96
     anchors, usable = head._usable(levels, (height, width))
@@ -155,7 +155,7 @@ def test_samples_are_random_disjoint_and_as_many_as_asked():
 def test_objects_are_their_own_positives():
     objects = torch.tensor([[10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 90.0, 60.0]])
     proposals = torch.tensor([[0.0, 0.0, 5.0, 5.0], [11.0, 10.0, 30.0, 30.0], [60.0, 0.0, 80.0, 5.0]])
-    drawn = sample_regions(proposals, objects, 0.5, False, None, 0.25)
+    drawn = sample_proposals(proposals, objects, 0.5, False, None, 0.25)
     assert torch.equal(drawn.boxes, torch.cat([objects, proposals[[1, 0, 2]]]))
     assert drawn.objects.tolist() == [0, 1, 0]
     assert drawn.given.tolist() == [True, True, False, False, False]
@@ -193,8 +193,8 @@ def test_a_region_is_read_from_the_level_that_fits_its_size():
     assert set(expected) == {0, 1, 2, 3}
 
 
-def test_pooled_regions_are_aligned_and_keep_their_order_and_picture():
-    """Features that say which column of which picture they are at: pooled, they say where the cells' centres are."""
+def test_pooled_regions_are_aligned_and_keep_their_order_and_image():
+    """Features that say which column of which image they are at: pooled, they say where the cells' centres are."""
     levels = []
     for stride in (4, 8, 16, 32):
         columns = (torch.arange(512 // stride) + 0.5) * stride
@@ -250,7 +250,7 @@ def test_pasted_masks_are_bilinear_between_cell_centres():
     boxes = torch.tensor(
         [
             [3.2, 5.7, 40.1, 33.3],
-            [-8.0, -3.0, 20.0, 90.0],  # larger than the picture
+            [-8.0, -3.0, 20.0, 90.0],  # larger than the image
             [30.0, 20.0, 75.0, 48.0],
             [10.0, 10.0, 11.0, 11.0],  # one pixel
             [200.0, 10.0, 240.0, 20.0],  # outside

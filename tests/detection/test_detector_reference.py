@@ -11,8 +11,8 @@ from torchvision.ops import box_iou
 
 import oracle
 from convnext.detection.detector import build
+from convnext.engine.optim import param_groups
 from convnext.paper.downstream import detection
-from convnext.train.optim import param_groups
 from convnext.weights import files
 
 MASK, CASCADE = "mask_rcnn_convnext_tiny", "cascade_mask_rcnn_convnext_tiny"

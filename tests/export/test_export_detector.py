@@ -4,25 +4,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import exported as exported_as
 
 from convnext import models
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import SHAPES
+from convnext.detection.categories import category_ids
+from convnext.detection.compare import compare_detectors
 from convnext.detection.detector import ARCHITECTURES, Detector
-from convnext.detection.load import TrainedDetector
+from convnext.detection.spec import SPEC
 from convnext.errors import ConvNextError
 from convnext.export import formats
-from convnext.export.pictures import Pictures, drawn
-from convnext.export.run import export
+from convnext.export.images import ImageSet, drawn
+from convnext.export.run import describe
 from convnext.export.runtime import backend_of, open_exported, opened
-from convnext.export.trained import describe, exported_detector, smallest_side
-from convnext.export.verify import tolerance_for
-from convnext.export.verify_detector import compare_detectors
+from convnext.task.spec import Loaded
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
-def detector_of(kind: str, background: float = 0.0) -> TrainedDetector:
+def detector_of(kind: str, background: float = 0.0) -> Loaded:
     """A narrow one of random weights, so large that some regions are surely something, unless `background` is."""
     torch.manual_seed(0)
     model = Detector(
@@ -37,20 +38,19 @@ def detector_of(kind: str, background: float = 0.0) -> TrainedDetector:
             head.fc_cls.bias[-1] = background
             head.fc_reg.weight *= 20
         model.rpn_head.rpn_cls.weight *= 10
-    return TrainedDetector(model.eval(), list(SHAPES), [1, 2, 3], DensePreprocess(128, 256), "a test")
+    return Loaded(model.eval(), list(SHAPES), list(SHAPES), DensePreprocess(128, 256), "a test")
 
 
-def scenes(count: int = 2) -> Pictures:
+def scenes(count: int = 2) -> ImageSet:
     """Drawn pictures, every other one cut to half of its height."""
     whole = drawn(160, count)
     return replace(whole, image=lambda i: whole.image(i).crop((0, 0, 160, 80 if i % 2 else 160)))
 
 
-def exported(trained, file, format, precision="fp32", size=None):
-    metadata = describe(
-        trained, "detection", format, precision, batch=1, size=size, smallest=smallest_side(trained.model)
+def exported(loaded, file, format, precision="fp32", size=None):
+    return exported_as(
+        loaded, file, format, precision, SPEC, batch=1, size=size, free_size=size is None, images=scenes()
     )
-    return export(trained, metadata, file, scenes(), tolerance_for("detection", precision))
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_the_same_things_are_found_in_pictures_of_any_size(kind, format, tmp_pat
     assert found.found >= 100
     assert found.difference < 1e-5
     assert found.sizes == ((128, 128), (128, 256))
-    trained_again = exported_detector(str(report.file))
-    assert (trained_again.classes, trained_again.category_ids) == (list(SHAPES), [1, 2, 3])
+    trained_again = open_exported(report.file, trust=True).loaded
+    assert (trained_again.classes, category_ids(trained_again.classes)) == (list(SHAPES), [1, 2, 3])
     batch = torch.randn(2, 3, 160, 128)
     insides, outsides = [(150, 128), (160, 100)], [(75, 64), (320, 200)]
     for got, expected in zip(
-        trained_again.model.predict(batch, insides, outsides),
-        trained.model.predict(batch, insides, outsides),
+        trained_again.module.predict(batch, insides, outsides),
+        trained.module.predict(batch, insides, outsides),
         strict=True,
     ):
         assert torch.equal(got["labels"], expected["labels"])
@@ -86,7 +86,7 @@ def test_the_same_things_are_found_in_pictures_of_any_size(kind, format, tmp_pat
         torch.testing.assert_close(got["boxes"], expected["boxes"], atol=1e-2, rtol=0)
         assert got["masks"].shape == expected["masks"].shape
         assert (got["masks"] ^ expected["masks"]).float().mean() < 1e-4
-    assert "masks" not in trained_again.model.predict(batch[:1], masks="none")[0]
+    assert "masks" not in trained_again.module.predict(batch[:1], masks="none")[0]
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def test_nothing_is_found_where_nothing_is(format, tmp_path):
     """Every size inside the graph that depends on the number of things is then 0."""
     trained = detector_of("mask_rcnn", background=20.0)
     file = tmp_path / f"m{SUFFIXES[format]}"
-    metadata = describe(trained, "detection", format, "fp32", batch=1, size=None, smallest=smallest_side(trained.model))
-    backend_of(format).write(trained.model, file, metadata)
+    metadata = describe(SPEC, trained, format, "fp32", batch=1, size=None, smallest=SPEC.smallest_side(trained.module))
+    backend_of(format).write(trained.module, file, metadata)
     found = opened(file, metadata).predict(torch.randn(1, 3, 128, 160))[0]
     assert {key: tuple(value.shape) for key, value in found.items()} == {
         "boxes": (0, 4),
@@ -117,13 +117,13 @@ def test_a_square_that_pictures_are_padded_to(format, tmp_path):
     report = exported(trained, tmp_path / f"m{SUFFIXES[format]}", format, size=(128, 128))
     assert report.comparison.agreement == 100
     with pytest.raises(ConvNextError, match="exported for 128 x 128. Export without --image-size"):
-        open_exported(report.file).predict(torch.zeros(1, 3, 160, 128))
+        open_exported(report.file, trust=True).loaded.module.predict(torch.zeros(1, 3, 160, 128))
 
 
 def test_what_is_not_written_for_detectors():
     for format, precision in (("aot-inductor", "fp32"), ("onnx", "int8"), ("torch-export", "bf16")):
         with pytest.raises(ConvNextError, match="A detector is not written as"):
-            formats.check_detector(formats.choose(format, precision), precision)
+            formats.check_task(formats.choose(format, precision), precision, SPEC)
 
 
 def found(**changes):
@@ -155,7 +155,7 @@ def compared(**changes):
 
 
 def test_a_comparison_says_what_differs():
-    limits = tolerance_for("detection", "fp32")
+    limits = SPEC.tolerance("fp32")
     same = compared()
     assert (same.failure(limits), same.found, same.agreement, same.difference) == (None, 4, 100, 0)
     assert same.masks == 100

@@ -6,34 +6,39 @@ from dataclasses import replace
 import pytest
 import torch
 
+from convnext.classification.spec import SPEC
 from convnext.errors import ConvNextError
 from convnext.export import int8, onnx, openvino
 from convnext.export.graph import trace
-from convnext.export.pictures import drawn
-from convnext.export.run import export, viewer
-from convnext.export.trained import describe
-from convnext.export.verify import Tolerance
+from convnext.export.images import drawn
+from convnext.export.run import describe, export, viewed
+from convnext.segmentation.spec import SPEC as SEGMENTATION
+from convnext.task.compare import Tolerance
 
 BACKENDS = {"onnx": onnx, "openvino": openvino}
 
 
-def described(trained, task, format):
-    return describe(trained, task, format, "int8", size=(64, 64), smallest=64)
+def described(loaded, spec, format):
+    return describe(spec, loaded, format, "int8", size=(64, 64), smallest=64)
+
+
+def viewer(images, loaded, metadata):
+    return viewed(images, SPEC.views(loaded, metadata)[0])
 
 
 @pytest.mark.parametrize("format", BACKENDS)
 def test_the_layers_of_both_tasks_are_found_again(format, classifier, segmenter):
-    for trained, task in ((classifier, "classification"), (segmenter, "segmentation")):
-        metadata = described(trained, task, format)
-        module = trace(trained.model, metadata).module()
-        layers = BACKENDS[format].layers(BACKENDS[format].build(trained.model, metadata))
+    for trained, spec in ((classifier, SPEC), (segmenter, SEGMENTATION)):
+        metadata = described(trained, spec, format)
+        module = trace(trained.module, metadata).module()
+        layers = BACKENDS[format].layers(BACKENDS[format].build(trained.module, metadata))
         places = int8._places(module, layers)
         assert len(places) == len(set(places)) == len(layers)
 
 
 def test_a_network_with_other_layers_is_refused(classifier):
-    metadata = described(classifier, "classification", "onnx")
-    module = trace(classifier.model, metadata).module()
+    metadata = described(classifier, SPEC, "onnx")
+    module = trace(classifier.module, metadata).module()
     with pytest.raises(ConvNextError, match="not found again"):
         int8._places(module, [("conv", "a", 1), ("linear", "b", 2)])
 
@@ -47,51 +52,51 @@ def test_rounding_to_256_values():
 
 
 def test_the_layer_with_an_outlier_disturbs_most(classifier):
-    metadata = described(classifier, "classification", "onnx")
-    trained = replace(classifier, model=deepcopy(classifier.model))
+    metadata = described(classifier, SPEC, "onnx")
+    trained = replace(classifier, module=deepcopy(classifier.module))
     with torch.no_grad():
-        trained.model.stages[2][1].pwconv2.weight[0, 0] = 30.0
-    module = trace(trained.model, metadata).module()
-    images = torch.stack([viewer(drawn(64), metadata)(i) for i in range(3)])
+        trained.module.stages[2][1].pwconv2.weight[0, 0] = 30.0
+    module = trace(trained.module, metadata).module()
+    images = torch.stack([viewer(drawn(64), classifier, metadata)(i) for i in range(3)])
     changes = int8.disturbances(module, images)
     names = [int8._name(node) for node in int8._layers(module)]
     assert len(changes) == len(names)
     assert all(change >= 0 for change in changes)
-    plain = int8.disturbances(trace(classifier.model, metadata).module(), images)
+    plain = int8.disturbances(trace(classifier.module, metadata).module(), images)
     k = names.index("stages.2.1.pwconv2")
     assert changes[k] > 10 * plain[k]
     torch.testing.assert_close(int8.disturbances(module, images[:2], batch=2), int8.disturbances(module, images[:2]))
 
 
 def test_layers_are_spared_until_the_agreement_is_there(classifier, tmp_path):
-    metadata, said, asked = described(classifier, "classification", "openvino"), [], []
-    view = viewer(drawn(64), metadata)
+    metadata, said, asked = described(classifier, SPEC, "openvino"), [], []
+    view = viewer(drawn(64), classifier, metadata)
 
     def agreement(network, kept):
         asked.append(kept)
         return 90.0 + len(kept)
 
     first = 4  # the stem and the three downsampling layers, which always stay
-    _, kept = int8.quantize(classifier.model, metadata, [view(i) for i in range(4)], agreement, 96.0, said.append)
+    _, kept = int8.quantize(classifier.module, metadata, [view(i) for i in range(4)], agreement, 96.0, said.append)
     assert [len(names) for names in asked] == [first, first + 1, first + 2]
     assert kept == asked[-1]
     assert set(asked[0]) < set(asked[1]) < set(asked[2])
     assert len(said) == 3
     with pytest.raises(ConvNextError, match="Give more images"):
-        int8.quantize(classifier.model, metadata, [view(0)], lambda network, kept: 0.0, 99.0)
+        int8.quantize(classifier.module, metadata, [view(0)], lambda network, kept: 0.0, 99.0)
 
 
 @pytest.mark.parametrize("format", BACKENDS)
 def test_quantised_logits_are_near(format, classifier, tmp_path):
-    metadata = described(classifier, "classification", format)
+    metadata = described(classifier, SPEC, format)
     file = tmp_path / ("m.onnx" if format == "onnx" else "m.xml")
-    report = export(classifier, metadata, file, drawn(64), Tolerance(0.1, 80), drawn(64))  # of logits of about 1
+    report = export(SPEC, classifier, metadata, file, drawn(64), Tolerance(0.1, 80), drawn(64))  # of logits of about 1
     assert report.comparison.difference > 1e-4  # it is quantised
     assert report.metadata.kept == [f"downsample_layers.{k}.{k > 0:d}" for k in range(4)]
 
 
 def test_int8_without_images(classifier, tmp_path):
-    metadata = described(classifier, "classification", "openvino")
+    metadata = described(classifier, SPEC, "openvino")
     with pytest.raises(ConvNextError, match="--calibration"):
-        export(classifier, metadata, tmp_path / "m.xml", drawn(64), Tolerance(None, 99))
+        export(SPEC, classifier, metadata, tmp_path / "m.xml", drawn(64), Tolerance(None, 99))
     assert list(tmp_path.iterdir()) == []

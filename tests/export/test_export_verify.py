@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from convnext.classification.spec import SPEC
 from convnext.errors import ConvNextError
 from convnext.export import torch_export
 from convnext.export.graph import trace
-from convnext.export.pictures import drawn
-from convnext.export.run import export
-from convnext.export.trained import describe
-from convnext.export.verify import Tolerance, calls, compare, tolerance_for
+from convnext.export.images import drawn
+from convnext.export.run import describe, export
+from convnext.task.compare import Tolerance, calls, compare
 
 NAMES = [f"{i}.png" for i in range(13)]
 
@@ -76,14 +76,14 @@ def test_another_shape_is_refused():
 
 
 def test_tolerances():
-    assert tolerance_for("classification", "fp32") == Tolerance(1e-4, 100.0)
-    assert tolerance_for("classification", "int8") == Tolerance(None, 99.0)
+    assert SPEC.tolerance("fp32") == Tolerance(1e-4, 100.0)
+    assert SPEC.tolerance("int8") == Tolerance(None, 99.0)
 
 
 def test_a_file_beyond_the_tolerance_is_not_left_and_the_old_one_stays(classifier, tmp_path, monkeypatch):
     file = tmp_path / "m.pt2"
     file.write_text("what was there before")
-    metadata = describe(classifier, "classification", "torch-export", "fp32", size=(64, 64), smallest=64)
+    metadata = describe(SPEC, classifier, "torch-export", "fp32", size=(64, 64), smallest=64)
 
     def write(model, aside, metadata):
         with torch.no_grad():
@@ -92,10 +92,10 @@ def test_a_file_beyond_the_tolerance_is_not_left_and_the_old_one_stays(classifie
         torch.export.save(trace(model, metadata), aside, extra_files={torch_export.ENTRY: metadata.to_json()})
 
     monkeypatch.setattr(torch_export, "write", write)
-    with pytest.raises(ConvNextError, match="drawn picture .* in PyTorch"):
-        export(classifier, metadata, file, drawn(64, 4), Tolerance(1e-4, 100))
+    with pytest.raises(ConvNextError, match="drawn image .* in PyTorch"):
+        export(SPEC, classifier, metadata, file, drawn(64, 4), Tolerance(1e-4, 100))
     assert file.read_text() == "what was there before"
     assert list(tmp_path.iterdir()) == [file]
     monkeypatch.undo()
-    report = export(classifier, replace(metadata, batch=3), file, drawn(64, 4), Tolerance(1e-4, 100))
+    report = export(SPEC, classifier, replace(metadata, batch=3), file, drawn(64, 4), Tolerance(1e-4, 100))
     assert report.bytes == file.stat().st_size > 1000

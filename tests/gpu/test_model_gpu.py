@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convnext import models
-from convnext.models import convnext, drop_path
+from convnext.models import block, drop_path
 from convnext.models.recompute import recompute_hidden
 from convnext.ops import backend
 from models.test_fused import (
@@ -34,7 +34,7 @@ def _comparable(monkeypatch):
 
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    for module in (convnext, drop_path):  # of the fused block, and of its parts
+    for module in (block, drop_path):  # of the fused block, and of its parts
         monkeypatch.setattr(module, "drop_path_scale", drop_path_scale)
 
 

@@ -9,7 +9,9 @@ from torch import nn
 import oracle
 from convnext import models
 from convnext.errors import ConvNextError
-from convnext.models.convnext import Block, ConvNeXt, drop_path, drop_path_rates
+from convnext.models.block import Block
+from convnext.models.convnext import ConvNeXt
+from convnext.models.drop_path import drop_path, drop_path_rates
 
 
 def small(**options):

@@ -247,24 +247,31 @@ def test_the_network(quick, name):
 # -- without Triton
 
 
-def test_a_watched_or_replaced_part_makes_a_block_run_its_parts(monkeypatch):
-    monkeypatch.setattr(backend, "use", lambda x: True)
-    model, x = build("isotropic").eval(), torch.empty(1, 2, 2, 40)
+def test_a_watched_or_replaced_part_makes_a_block_run_its_parts():
+    model = build("isotropic").eval()
     block = model.blocks[0]
-    assert block.fused(x)
+    assert block.stock()
     for part in (block.dwconv, block.norm, block.pwconv1, block.pwconv2):
         for moment in ("forward", "forward_pre", "full_backward", "full_backward_pre"):
             hook = getattr(part, f"register_{moment}_hook")(lambda *_: None)
-            assert not block.fused(x)
+            assert not block.stock()
             hook.remove()
-            assert block.fused(x)
+            assert block.stock()
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not block.stock()
+    hook.remove()
     block.norm.forward = lambda y: y
-    assert not block.fused(x)
+    assert not block.stock()
     del block.norm.forward
-    assert block.fused(x)
+    for name, value in (("dilation", (2, 2)), ("padding_mode", "circular"), ("stride", (2, 2)), ("padding", (2, 2))):
+        before = getattr(block.dwconv, name)
+        setattr(block.dwconv, name, value)
+        assert not block.stock()
+        setattr(block.dwconv, name, before)
+    assert block.stock()
     block.pwconv1 = adapted(block.pwconv1)
-    assert not block.fused(x)
-    assert model.blocks[1].fused(x)
+    assert not block.stock()
+    assert model.blocks[1].stock()
 
 
 @pytest.mark.parametrize("kind", ["convnext", "isotropic"])

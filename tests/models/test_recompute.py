@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from convnext import models, recipes
-from convnext.classification.task import ClassificationTask, open_data
+from convnext.classification.spec import SPEC
+from convnext.classification.task import ClassificationTask
 from convnext.errors import ConvNextError
-from convnext.models.convnext import Block, ConvNeXt
+from convnext.models.block import Block
+from convnext.models.convnext import ConvNeXt
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks, recompute_hidden
 from convnext.recipes.plan import make_plan
@@ -64,7 +66,7 @@ def test_running_blocks_again_changes_no_bit(cls):
 def test_a_recipes_option_reaches_the_blocks(tmp_path):
     recipe = recipes.get("quickstart")
     recipe = dataclasses.replace(recipe, runtime=dataclasses.replace(recipe.runtime, recompute_stages=(2,)))
-    train, val = open_data(recipe)
+    train, val = SPEC.open_data(recipe)
     task = ClassificationTask(
         recipe, make_plan(recipe, len(train)), train, val, World(torch.device("cpu")), tmp_path, print
     )

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convnext.ops import depthwise
+from convnext.ops.backend import backend
 
 
 @pytest.mark.parametrize("kernel", [3, 7])
@@ -38,3 +40,23 @@ def test_a_prediction_leaves_nothing_behind_that_a_training_cannot_use():
     x = torch.randn(2, 3, 3, 8, requires_grad=True)
     depthwise.depthwise_conv(x, weight, bias).sum().backward()
     assert x.grad is not None
+
+
+def test_fake_and_meta_tensors_leave_nothing_behind():
+    weight, bias, x = torch.randn(8, 1, 7, 7), torch.randn(8), torch.randn(2, 3, 3, 8)
+    expected = depthwise.reference(x, weight, bias)
+    for context in (FakeTensorMode(), torch.device("meta")):
+        depthwise.tap_indices.cache_clear()
+        with context:
+            depthwise.depthwise_conv(torch.empty(2, 3, 3, 8), torch.empty(8, 1, 7, 7), torch.empty(8))
+            if isinstance(context, torch.device):
+                depthwise.depthwise_conv(x, weight, bias)
+        torch.testing.assert_close(depthwise.depthwise_conv(x, weight, bias), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_reference_backend_reaches_it():
+    x = torch.randn(2, 3, 3, 8)
+    assert depthwise.PRODUCTS.takes(x)
+    for name in ("reference", "triton"):
+        with backend(name):
+            assert not depthwise.PRODUCTS.takes(x)

@@ -5,6 +5,7 @@ That process is this file, run as a program: it prints one JSON line per case, a
 
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -245,24 +246,24 @@ def test_the_switch_says_what_is_wrong():
         (x.double(), "float64"),
         (x.to("meta"), "meta"),
     ):
-        assert not backend.use(wrong)
+        assert not backend.TRITON.takes(wrong)
         pytest.importorskip("triton")
         with pytest.raises(ConvNextError, match=why), backend.backend("triton"):
-            backend.use(wrong)
+            backend.TRITON.takes(wrong)
 
 
-def test_the_switch_is_of_the_thread_and_ends_with_its_block(monkeypatch):
-    monkeypatch.setattr(backend, "obstacle", lambda x: "")
+def test_the_switch_is_of_the_thread_and_ends_with_its_block():
+    form = replace(backend.TRITON, cannot=lambda x: "")
     x, seen = torch.empty(1, 2, 2, 8), []
     with backend.backend("triton"):
-        thread = threading.Thread(target=lambda: seen.append(backend.use(x)))
+        thread = threading.Thread(target=lambda: seen.append(form.takes(x)))
         thread.start()
         thread.join()
         with backend.backend("reference"):
-            seen.append(backend.use(x))
-        seen.append(backend.use(x))
+            seen.append(form.takes(x))
+        seen.append(form.takes(x))
     assert seen == [False, False, True]
-    assert not backend.use(x)
+    assert not form.takes(x)
 
 
 if __name__ == "__main__":

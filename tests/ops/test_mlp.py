@@ -4,6 +4,8 @@ That process is this file, run as a program: it prints one JSON line per case, a
 """
 
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 16 / 2**9, torch.float16: 16 /
 CUT_OFF = {torch.bfloat16: 2}
 
 QUICK = {  # shape (B,H,W,C), dtype, gamma, scale, recompute: what is special about it
-    "one pixel": ((1, 1, 1, 8), torch.float32, True, True, False),
+    "one pixel": ((1, 1, 1, 16), torch.float32, True, True, False),
     "rows short of a tile, a width that fills no two tiles": ((3, 3, 5, 40), torch.float32, True, True, False),
     "the same made again": ((3, 3, 5, 40), torch.float32, True, True, True),
     "a width of two full tiles": ((2, 2, 3, 96), torch.float32, False, True, True),
@@ -138,14 +140,14 @@ def case_small_gamma_in_fp16():
 def case_operator():
     """PyTorch's own checks of an operator: schema, fake tensors, gradients, tracing."""
     for gamma, keep in ((True, True), (False, False)):
-        given, factors, _ = draw((2, 1, 2, 8), gamma, gamma)
+        given, factors, _ = draw((2, 1, 2, 16), gamma, gamma)
         leaves = [t.requires_grad_() for t in given] + ([] if gamma else [None])
         torch.library.opcheck(fused, (*leaves, factors, keep))
 
 
 def case_compile():
     """One graph, under autocast too, and the bits of the uncompiled form."""
-    given, factors, seed = draw((2, 2, 3, 8))
+    given, factors, seed = draw((2, 2, 3, 16))
     compiled = torch.compile(mlp_residual, fullgraph=True, backend="aot_eager")
     with backend.backend("triton"):
         for on in (False, True):
@@ -156,7 +158,7 @@ def case_compile():
 
 def case_dtypes():
     """Autocast's dtype is taken, the result has the residual's dtype, each gradient that of what it is for."""
-    given, factors, seed = draw((2, 2, 3, 8))
+    given, factors, seed = draw((2, 2, 3, 16))
     with backend.backend("triton"):
         with torch.autocast("cpu", torch.bfloat16):
             mixed = with_gradients(given, factors, seed)
@@ -174,7 +176,7 @@ def case_dtypes():
 
 def case_subsets():
     """Gradients of some arguments only, none, views as inputs, no batch, twice the same bits."""
-    given, factors, seed = draw((2, 3, 2, 8))
+    given, factors, seed = draw((2, 3, 2, 16))
     with backend.backend("triton"):
         whole = with_gradients(given, factors, seed)
         assert all(torch.equal(t, whole[name]) for name, t in with_gradients(given, factors, seed).items())
@@ -188,14 +190,14 @@ def case_subsets():
         for name, t in with_gradients(views, factors, seed.transpose(1, 2).contiguous().transpose(1, 2)).items():
             assert torch.equal(t, whole[name])
         empty = with_gradients([given[0][:0], given[1][:0], *given[2:]], factors[:0], seed[:0])
-        assert empty["y"].shape == (0, 3, 2, 8)
+        assert empty["y"].shape == (0, 3, 2, 16)
         assert not empty["w1"].any()
         assert not empty["gamma"].any()
 
 
 def case_memory():
     """5 C elements per pixel are kept for the gradient, C with `recompute`, and no gradient keeps nothing."""
-    given, factors, _ = draw((2, 3, 2, 8))
+    given, factors, _ = draw((2, 3, 2, 16))
     kept = []
     parameters = {id(t) for t in given[2:]} | {id(factors)}
 
@@ -310,9 +312,15 @@ def test_flops_are_those_that_pytorch_counts_for_the_reference(gamma, recompute)
 
 def test_fp32_takes_the_reference_unless_triton_is_demanded(monkeypatch):
     """Where Triton could run, which this test pretends."""
-    monkeypatch.setattr(backend, "use", lambda x: True)
+    monkeypatch.setattr(mlp, "obstacle", lambda y: "")
+    on_gpu = mlp.KERNELS.pays
+    monkeypatch.setattr(
+        mlp,
+        "KERNELS",
+        replace(mlp.KERNELS, pays=lambda y: on_gpu(SimpleNamespace(device=torch.device("cuda"), dtype=y.dtype))),
+    )
     monkeypatch.setattr(mlp, "fused", lambda *a: ("kernels",))
-    given, _, _ = draw((1, 1, 1, 8))
+    given, _, _ = draw((1, 1, 1, 16))
     assert isinstance(mlp_residual(*given), torch.Tensor)
     assert mlp_residual(*(t.bfloat16() for t in given)) == "kernels"
     with backend.backend("triton"):
@@ -334,6 +342,14 @@ def test_shapes_that_do_not_fit_are_refused(change, expected):
     shapes = {"x": (1, 2, 2, 8), "y": (1, 2, 2, 8), "w1": (32, 8), "b1": (32,), "w2": (8, 32), "b2": (8,)}
     with pytest.raises(ConvNextError, match=expected):
         mlp_residual(**{name: torch.ones(shape) for name, shape in (shapes | change).items()})
+
+
+def test_channels_that_do_not_fill_a_product_are_refused(monkeypatch):
+    """Where Triton could run, which this test pretends: its products have 16 terms at least, which the interpreter ignores."""
+    monkeypatch.setattr(mlp, "obstacle", lambda y: "")
+    given, _, _ = draw((1, 1, 1, 8))
+    with pytest.raises(ConvNextError, match="8 channels; the kernels take 16 or more"), backend.backend("triton"):
+        mlp_residual(*given)
 
 
 if __name__ == "__main__":

@@ -68,21 +68,21 @@ def test_the_depthwise_convolution_is_that_of_fp64(dtype, packed, shape):
 
 def test_it_stays_away_where_a_gradient_a_trace_or_another_type_is_wanted():
     x = torch.zeros(1)
-    assert not onednn.use(x)  # gradients are on
+    assert not onednn.ONEDNN.takes(x)  # gradients are on
     with torch.no_grad():
-        assert onednn.use(x) == onednn.usable(torch.float32)
-        assert not onednn.use(x.double())
-        assert not onednn.use(x.to("meta"))
+        assert onednn.ONEDNN.takes(x) == onednn.usable(torch.float32)
+        assert not onednn.ONEDNN.takes(x.double())
+        assert not onednn.ONEDNN.takes(x.to("meta"))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert not onednn.use(x)
+            assert not onednn.ONEDNN.takes(x)
 
 
 def test_operators_that_are_missing_or_wrong_are_not_used(monkeypatch):
     for wrong in (lambda *a: (_ for _ in ()).throw(AttributeError("gone")), lambda x, w, b: F.linear(x, w, b)):
-        onednn.usable.cache_clear()
+        onednn._usable.clear()
         monkeypatch.setattr(onednn, "linear_gelu", wrong)  # the second forgets the GELU
         assert not onednn.usable(torch.float32)
-    onednn.usable.cache_clear()
+    onednn._usable.clear()
 
 
 def test_the_model_takes_it_and_computes_the_same(monkeypatch):

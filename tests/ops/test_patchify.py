@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from convnext.ops.patchify import patchify, suits, use
+from convnext.ops.patchify import PATCHES, patchify, suits
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 12, 3), (1, 9, 7, 3), (2, 5, 4, 16), (0, 8, 8, 3)])
@@ -28,7 +28,7 @@ def test_equals_the_convolution_in_fp64_with_every_gradient(shape, kernel, bias)
 def test_a_stem_suits_and_nothing_else():
     stem = nn.Conv2d(3, 8, 4, stride=4)
     assert suits(stem)
-    assert not use(stem, torch.empty(1, 8, 8, 3, dtype=torch.bfloat16))  # a CPU
+    assert not PATCHES.takes(torch.empty(1, 8, 8, 3, dtype=torch.bfloat16), stem)  # a CPU
     assert not suits(nn.Conv2d(96, 192, 2, stride=2))
     assert not suits(nn.Conv2d(3, 8, 4, stride=2))
     assert not suits(nn.Conv2d(3, 8, 4, stride=4, padding=1))

@@ -5,7 +5,7 @@ import pytest
 from convnext import recipes
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import make_plan
-from convnext.recipes.schema import Classification, Ema, Optim
+from convnext.recipes.schema import Classification, Detection, Ema, Model, Optim, Segmentation, StepOptim
 
 SMALL = Classification(epochs=10, total_batch=64, device_batch=16, optim=Optim(warmup_epochs=1.0), ema=Ema(decay=None))
 
@@ -64,6 +64,9 @@ def test_an_ema_or_warmup_too_long_for_the_run_is_warned_of():
         (replace(SMALL, model=replace(SMALL.model, drop_path_rate=1.0)), 1000, 1, "--model.drop-path-rate"),
         (replace(SMALL, augment=replace(SMALL.augment, hflip=2.0)), 1000, 1, "--augment.hflip"),
         (replace(SMALL, ema=Ema(decay=1.0)), 1000, 1, "--ema.decay"),
+        (replace(SMALL, max_nonfinite=0), 1000, 1, "--max-nonfinite is 0"),
+        (Detection(epochs=2, optim=StepOptim(milestones=(27, 33))), 64_000, 1, "milestone after epoch 33"),
+        (Detection(epochs=2, optim=StepOptim(milestones=(1, 2))), 64_000, 1, "milestone after epoch 2"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_option_to_change(recipe, samples, devices, words):
@@ -75,3 +78,46 @@ def test_every_recipe_plans():
     for name, recipe in recipes.recipes().items():
         plan = make_plan(recipe, 1_281_167, 1)
         assert plan.device_batch * plan.accumulation == recipe.total_batch, name
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        ("convnext_atto", 0.1),
+        ("convnext_small", 0.4),
+        ("convnext_base", 0.5),
+        ("convnext_xlarge", 0.5),
+        ("convnext_isotropic_small", 0.1),
+        ("convnext_isotropic_large", 0.5),
+    ],
+)
+def test_drop_path_of_none_is_the_tables_rate_scaled_with_the_run(model, rate):
+    for epochs, share in ((300, 1.0), (30, 0.1), (600, 1.0)):
+        recipe = Classification(epochs=epochs, model=Model(model, drop_path_rate=None))
+        assert make_plan(recipe, 1_281_167).drop_path_rate == pytest.approx(share * rate)
+
+
+def test_milestones_of_the_paper_are_27_and_33_of_36_epochs():
+    for recipe in (recipes.get("coco/mask-rcnn-tiny"), recipes.get("coco/cascade-xlarge-22k")):
+        plan = make_plan(recipe, 117_266, devices=8)
+        assert plan.schedule.milestones == (27 * plan.steps_per_epoch, 33 * plan.steps_per_epoch)
+
+
+def test_milestones_move_with_the_length_of_the_run():
+    recipe = replace(recipes.get("coco/mask-rcnn-tiny"), epochs=2)
+    assert make_plan(recipe, 16_000).schedule.milestones == (1500, 1833)
+    explicit = replace(recipe, optim=replace(recipe.optim, milestones=(1,)))
+    assert make_plan(explicit, 16_000).schedule.milestones == (1000,)
+    assert make_plan(recipes.get("small/detect"), 8000).schedule.milestones == (16_000, 22_000)
+
+
+def test_the_schedule_follows_the_optimizer():
+    cosine = make_plan(Detection(optim=Optim(warmup_epochs=1.0)), 16_000).schedule
+    assert (cosine.kind, cosine.warmup_steps, cosine.total_steps) == ("cosine", 1000, 36_000)
+    step = make_plan(Segmentation(optim=StepOptim()), 16_000).schedule
+    assert (step.kind, step.milestones) == ("step", (120_000, 146_667))
+
+
+def test_the_ema_advice_is_not_given_to_a_run_that_follows_it():
+    tiny = replace(SMALL, epochs=1, ema=Ema(decay=None, half_life_share=0.01), optim=Optim(warmup_epochs=0.0))
+    assert make_plan(tiny, 300).warnings() == []

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import pytest
 
 from convnext import recipes
 from convnext.errors import ConvNextError
 from convnext.recipes.diff import difference, flatten
-from convnext.recipes.schema import Classification
+from convnext.recipes.plan import make_plan
+from convnext.recipes.schema import ByEpochs, Classification, ModelOptions, Optim, Recipe
+from convnext.runtime.run_folder import claim, read_config
 
 TABLE5 = {
     "optim.lr": 4e-3, "optim.weight_decay": 0.05, "optim.betas": (0.9, 0.999), "optim.eps": 1e-8, "optim.min_lr": 1e-6,
@@ -89,3 +92,47 @@ def test_difference():
 def test_nothing_heavy_is_imported():
     script = "import sys; from convnext import recipes, paper; recipes.recipes(); print({'torch', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+@pytest.fixture
+def counting():
+    """A recipe class of a task from outside the package, and a recipe of it by name."""
+
+    @dataclass(frozen=True)
+    class Counting(ByEpochs, Recipe):
+        task: ClassVar[str] = "counting"
+        model: ModelOptions = field(default_factory=lambda: ModelOptions("convnext_atto"))
+        optim: Optim = field(default_factory=lambda: Optim(warmup_epochs=1.0))
+        total_batch: int = 8
+
+    recipes.register("counting/apples", Counting(epochs=5))
+    yield Counting
+    del recipes._registered["counting/apples"], Recipe.kinds["counting"]
+
+
+def test_a_recipe_from_outside_is_found_by_name_planned_and_read_back_from_its_run(counting, tmp_path):
+    recipe = recipes.get("counting/apples")
+    assert "counting/apples" in recipes.recipes()
+    assert Recipe.kinds["counting"] is counting
+    plan = make_plan(recipe, 80)
+    assert (plan.total_steps, plan.eval_steps, recipe.length_option) == (50, 10, "--epochs")
+    assert claim(tmp_path / "run", "counting/apples", recipe) == "new"
+    assert read_config(tmp_path / "run") == ("counting/apples", recipe)
+
+
+def test_a_name_of_the_package_is_not_replaced():
+    with pytest.raises(ConvNextError, match="another name"):
+        recipes.register("quickstart", Classification())
+
+
+def test_every_kind_of_recipe_is_known_by_its_task():
+    assert {"classification", "detection", "segmentation"} <= set(Recipe.kinds)
+    assert all(isinstance(recipe, Recipe.kinds[recipe.task]) for recipe in recipes.recipes().values())
+
+
+def test_each_kind_states_its_length():
+    lengths = {
+        name: recipes.get(name).length(1000) for name in ("table5/tiny", "coco/mask-rcnn-tiny", "ade20k/upernet-tiny")
+    }
+    assert list(lengths.values()) == [(300_000, 1000), (36_000, 1000), (160_000, 16_000)]
+    assert recipes.get("ade20k/upernet-tiny").length_option == "--steps"

@@ -101,12 +101,12 @@ def test_many_classes_get_columns():
 
 def test_a_long_name_is_shortened(photo):
     label = np.zeros((40, 60), np.uint8)
-    short, long = (overlay(photo, label, [name]) for name in ("x" * 28, "x" * 500))
+    short, long = (overlay(photo, label, [name]) for name in ("x" * 29, "x" * 500))
     assert long.width == short.width < 400
 
 
 def test_overlay_errors(labels, photo):
-    with pytest.raises(ConvNextError, match="The picture is 60 x 40 and the labels 40 x 60 pixels"):
+    with pytest.raises(ConvNextError, match="The image is 60 x 40 and the labels 40 x 60 pixels"):
         overlay(photo, labels.T, NAMES)
     with pytest.raises(ConvNextError, match="Label 2 has no name: there are 2"):
         overlay(photo, labels, NAMES[:2])

@@ -220,7 +220,7 @@ def test_where_the_results_go(digits_model, tmp_path):
         (("nowhere.pth", "--corrupt", "digits"), "There is no file or folder nowhere.pth"),
         (("MODEL", "--corrupt", "digit"), "no data 'digit'"),
         (("MODEL", "--corrupt", "digits", "--corruptions", "fogg"), "no corruption 'fogg'. Did you mean 'fog'"),
-        (("MODEL", "--corrupt", "digits", "--severities", "6"), "Given is severity 6"),
+        (("MODEL", "--corrupt", "digits", "--severities", "6"), "--severities is 6"),
         (("MODEL", "--corrupt", "digits", "--corruptions"), "no corruption or no severity"),
         (("MODEL", "--imagenet-a", "."), "2 folders that are none of the 200 classes of ImageNet-A, such as 'cats'"),
     ],

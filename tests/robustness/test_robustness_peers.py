@@ -1,10 +1,13 @@
 """Models of other libraries: their own preprocessing to the bit, their classes, and errors for people."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+import transformers
 from PIL import Image
 
 from convnext.errors import ConvNextError
@@ -36,7 +39,7 @@ def test_timm(no_download, picture, name):
     subject = load_subject(f"timm:{name}", CPU)
     config = timm.data.resolve_model_data_config(subject.model)
     theirs = timm.data.create_transform(**config, is_training=False)(picture)
-    torch.testing.assert_close(subject.transform("picture")(picture), theirs, rtol=0, atol=2e-6)
+    torch.testing.assert_close(subject.transform("image")(picture), theirs, rtol=0, atol=2e-6)
     assert subject.size == config["input_size"][1]
     assert subject.classes == list(wnids("clean"))
     assert not subject.model.training
@@ -46,13 +49,12 @@ def test_timm(no_download, picture, name):
 def test_torchvision(no_download, picture, name):
     subject = load_subject(f"torchvision:{name}", CPU)
     weights = torchvision.models.get_model_weights(name.partition(".")[0])[name.partition(".")[2] or "DEFAULT"]
-    torch.testing.assert_close(subject.transform("picture")(picture), weights.transforms()(picture), rtol=0, atol=2e-6)
+    torch.testing.assert_close(subject.transform("image")(picture), weights.transforms()(picture), rtol=0, atol=2e-6)
     assert subject.classes == list(wnids("clean"))
 
 
 @pytest.mark.parametrize("edge", [32, 384])
 def test_transformers(tmp_path, picture, edge):
-    transformers = pytest.importorskip("transformers")
     labels = {0: "cat", 1: "dog"}
     config = transformers.ConvNextConfig(
         hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], id2label=labels, label2id={v: k for k, v in labels.items()}
@@ -62,7 +64,7 @@ def test_transformers(tmp_path, picture, edge):
     processor.save_pretrained(tmp_path)
     subject = load_subject(f"transformers:{tmp_path}", CPU)
     theirs = torch.as_tensor(processor(images=picture, return_tensors="pt")["pixel_values"][0])
-    ours = subject.transform("picture")(picture)
+    ours = subject.transform("image")(picture)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert subject.classes == ["cat", "dog"]
     assert subject.model(ours[None]).shape == (1, 2)
@@ -122,6 +124,6 @@ def test_a_library_that_is_not_installed(monkeypatch):
     def missing(*_):
         raise ImportError("No module named 'transformers'")
 
-    monkeypatch.setitem(peers.LIBRARIES, "transformers", missing)
+    monkeypatch.setitem(peers.LIBRARIES, "transformers", replace(peers.LIBRARIES["transformers"], load=missing))
     with pytest.raises(ConvNextError, match="needs transformers, which cannot be imported"):
         load_peer("transformers:facebook/convnext-tiny-224")

@@ -1,4 +1,4 @@
-"""Folders of pictures and label files: what is found, what the values mean, what a person is told otherwise."""
+"""Folders of images and label files: what is found, what the values mean, what a person is told otherwise."""
 
 import json
 import pickle
@@ -12,7 +12,10 @@ from PIL import Image
 
 from convnext.data.images import ImageError
 from convnext.errors import ConvNextError
-from convnext.segmentation.masks import ADE20K_CLASSES, IGNORED, is_masks, open_masks, open_masks_split, read_mask
+from convnext.segmentation.ade20k import ADE20K_CLASSES
+from convnext.segmentation.labels import IGNORED, read_mask
+from convnext.segmentation.layout import is_masks
+from convnext.segmentation.masks import open_masks, open_masks_split
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco-mini"
 VALUES = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [1, 1, 1, 1]], dtype=np.uint8)  # 3 rows, 4 columns
@@ -210,13 +213,11 @@ def test_sizes_that_differ(folder, image_first):
     train, _ = open_masks(folder, 0.1, 0)
     if image_first:
         train.image(0)
-    with pytest.raises(
-        ImageError, match="a.png': the picture is 4 x 3 and the labels are 5 x 3 pixels; make them equal"
-    ):
+    with pytest.raises(ImageError, match="a.png': the image is 4 x 3 and the labels are 5 x 3 pixels; make them equal"):
         train.target(0)
     write_pair(folder, "train", "b", np.zeros((6, 7), np.uint8))
     train.image(2)
-    assert train.target(1).shape == (6, 7)  # another picture's size is not taken for this one's
+    assert train.target(1).shape == (6, 7)  # another image's size is not taken for this one's
 
 
 def test_exif_orientation(folder):
@@ -244,7 +245,7 @@ def test_held_out(tmp_path):
     assert names(open_masks(tmp_path, 0.2, seed=1)[1]) != names(val)
     assert names(open_masks_split(tmp_path, "val", 0.2, seed=0)) == names(val)
     assert names(open_masks_split(tmp_path, "train", 0.2, seed=0)) == names(train)
-    # a picture that comes or goes moves few others
+    # an image that comes or goes moves few others
     for kind, ending in (("images", "jpg"), ("labels", "png")):
         (tmp_path / kind / f"{names(train)[0][7:10]}.{ending}").unlink()
     assert len(set(names(open_masks(tmp_path, 0.2, seed=0)[1])) ^ set(names(val))) <= 1
@@ -270,8 +271,8 @@ def test_val_alone(folder):
 def test_nested_folders_and_odd_names(folder):
     write_pair(folder, "train/bonn/night", "ünter wegs.v2")
     write(folder / "images/train/.hidden/x.png", VALUES)
-    write(folder / "masks/train/zz spare.png", VALUES)  # labels without a picture are passed over
-    (folder / "images/train/notes.txt").write_text("no picture")
+    write(folder / "masks/train/zz spare.png", VALUES)  # labels without an image are passed over
+    (folder / "images/train/notes.txt").write_text("no image")
     train, _ = open_masks(folder, 0.1, 0)
     assert names(train)[3:] == ["images/train/bonn/night/ünter wegs.v2.jpg"]
     assert train.target(3).tolist() == VALUES.tolist()
@@ -279,24 +280,22 @@ def test_nested_folders_and_odd_names(folder):
 
 def test_missing_labels(folder):
     (folder / "masks/train/b.png").unlink()
-    with pytest.raises(
-        ConvNextError, match=r"1 of 3 pictures in .*images/train have no labels in .*images/train/b.jpg"
-    ):
+    with pytest.raises(ConvNextError, match=r"1 of 3 images in .*images/train have no labels in .*images/train/b.jpg"):
         open_masks(folder, 0.1, 0)
     assert len(open_masks_split(folder, "val", 0.1, 0)) == 2
     (folder / "masks/val").rename(folder / "masks/validation")
-    with pytest.raises(ConvNextError, match="2 of 2 pictures"):
+    with pytest.raises(ConvNextError, match="2 of 2 images"):
         open_masks_split(folder, "val", 0.1, 0)
 
 
-def test_no_pictures(folder):
+def test_no_images(folder):
     for path in (folder / "images/train").iterdir():
         path.unlink()
-    with pytest.raises(ConvNextError, match="images/train has no pictures; put them there"):
+    with pytest.raises(ConvNextError, match="images/train has no images; put them there"):
         open_masks(folder, 0.1, 0)
 
 
-def test_two_pictures_of_one_name(folder):
+def test_two_images_of_one_name(folder):
     write(folder / "images/train/a.png", VALUES)
     with pytest.raises(ConvNextError, match="images/train/a.jpg and images/train/a.png .* share a name"):
         open_masks(folder, 0.1, 0)
@@ -308,7 +307,7 @@ def test_other_folders(folder, tmp_path):
         open_masks(folder, 0.1, 0)
     with pytest.raises(ConvNextError, match="There is no folder .*imagse'. Did you mean 'images'"):
         open_masks(folder / "imagse", 0.1, 0)
-    with pytest.raises(ConvNextError, match="images has train/, val/, and must hold images/ with pictures and one of"):
+    with pytest.raises(ConvNextError, match="images has train/, val/, and must hold images/ with images and one of"):
         open_masks(folder / "images", 0.1, 0)
     assert not is_masks(folder / "images")
     assert not is_masks(folder / "nowhere")

@@ -76,7 +76,7 @@ def test_ignored(healthy):
     assert report.warnings == ["62 % of the validation pixels are ignored."]
     for name in ("a", "b", "c"):
         write_pair(healthy, f"train/{name}", np.full((2, 4), 255, np.uint8))
-    assert check_masks(str(healthy)).errors == ["No pixel of the training pictures belongs to a class."]
+    assert check_masks(str(healthy)).errors == ["No pixel of the training images belongs to a class."]
 
 
 def test_reduce_zero_label(healthy):
@@ -88,7 +88,7 @@ def test_reduce_zero_label(healthy):
     wrong = check_masks(str(healthy))
     assert wrong.train.unknown == {f"images/train/{name}.png": [2] for name in "abc"}
     assert wrong.errors[0] == (
-        "3 of 3 training pictures (images/train/a.png, images/train/b.png, images/train/c.png) have labels of value 2; "
+        "3 of 3 training images (images/train/a.png, images/train/b.png, images/train/c.png) have labels of value 2; "
         "expected: 2 classes' values from 0 to 1, and 255 for ignored pixels."
     )
 
@@ -110,12 +110,12 @@ def test_unusable(broken):
     assert "none of JPEG" in train.unreadable["images/train/b.png"]
     assert train.unknown == {"images/train/c.png": [7, 9, 254]}
     assert (train.images, train.unusable, train.pixels) == (3, 3, [0, 0, 0])
-    what = "1 of 3 training pictures (images/train/{}.png)"
+    what = "1 of 3 training images (images/train/{}.png)"
     assert [text[: len(what) + 12] for text in report.errors] == [
         f"{what.format('b')} or their label"[: len(what) + 12],
         f"{what.format('a')} differ from their"[: len(what) + 12],
         f"{what.format('c')} have labels of"[: len(what) + 12],
-        "No pixel of the training pictures belongs to a class."[: len(what) + 12],
+        "No pixel of the training images belongs to a class."[: len(what) + 12],
     ]
     assert "of value 7, 9, 254; expected: 3 classes' values from 0 to 2" in report.errors[2]
     assert report.warnings == []
@@ -123,12 +123,12 @@ def test_unusable(broken):
 
 def test_a_few_unusable_ones_are_tolerated_in_training_alone(broken):
     tolerant = check_masks(str(broken), max_corrupt_share=1.0)
-    assert tolerant.errors == ["No pixel of the training pictures belongs to a class."]
+    assert tolerant.errors == ["No pixel of the training images belongs to a class."]
     assert len(tolerant.warnings) == 4
-    assert tolerant.warnings[3] == "Other training pictures will replace those that cannot be used."
+    assert tolerant.warnings[3] == "Other training images will replace those that cannot be used."
     swapped = replace(tolerant, train=tolerant.val, val=tolerant.train)
     assert len(swapped.errors) == 4
-    assert "1 of 3 validation pictures" in swapped.errors[0]
+    assert "1 of 3 validation images" in swapped.errors[0]
 
 
 def test_files_without_a_partner(healthy):
@@ -138,10 +138,10 @@ def test_files_without_a_partner(healthy):
     assert report.train.without_mask == ["images/train/b.png"]
     assert report.val.without_image == ["masks/val/d.png"]
     assert report.errors == [
-        "1 training pictures (images/train/b.png) have no labels.",
-        "There are no validation pictures with labels.",
+        "1 training images (images/train/b.png) have no labels.",
+        "There are no validation images with labels.",
     ]
-    assert report.warnings == ["1 validation label files (masks/val/d.png) have no picture."]
+    assert report.warnings == ["1 validation label files (masks/val/d.png) have no image."]
 
 
 def test_orientation_that_no_size_shows(healthy):
@@ -154,7 +154,7 @@ def test_orientation_that_no_size_shows(healthy):
     assert report.train.mirrored == ["images/train/a.png"]
     assert report.train.sizes_differ.keys() == {"images/train/b.png"}
     assert "lie on their side" in report.train.sizes_differ["images/train/b.png"]
-    assert "1 training pictures (images/train/a.png) are mirrored or turned" in report.warnings[2]
+    assert "1 training images (images/train/a.png) are mirrored or turned" in report.warnings[2]
 
 
 def test_held_out_and_progress(tmp_path):
@@ -171,6 +171,6 @@ def test_held_out_and_progress(tmp_path):
 
 def test_no_val_and_no_train(healthy):
     (healthy / "images/train").rename(healthy / "aside")
-    assert "There are no training pictures with labels." in check_masks(str(healthy)).errors
+    assert "There are no training images with labels." in check_masks(str(healthy)).errors
     with pytest.raises(ConvNextError, match="There is no folder"):
         check_masks(str(healthy / "nowhere"))

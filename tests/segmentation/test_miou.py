@@ -26,7 +26,7 @@ PRE = DensePreprocess(short=32, long=128)
 
 
 class Masks:
-    """Pictures whose red is the class that `Planted` answers, in blocks, and targets that often agree."""
+    """Images whose red is the class that `Planted` answers, in blocks, and targets that often agree."""
 
     classes = [f"class {i}" for i in range(K)]
 
@@ -41,7 +41,7 @@ class Masks:
 
     def answers(self, i):
         rng = np.random.default_rng(i)
-        # classes 5 and 6 are never answered, and pictures have different shapes
+        # classes 5 and 6 are never answered, and images have different shapes
         return rng.integers(0, 5, (4, 4 + i)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
 
     def image(self, i):
@@ -69,7 +69,7 @@ class Planted(nn.Module):
 
 
 def counted(dataset, shift=0):
-    """(K, K) pixels by a loop over pictures and classes."""
+    """(K, K) pixels by a loop over images and classes."""
     matrix = np.zeros((K, K), dtype=np.int64)
     for i in range(len(dataset)):
         answers, target = dataset.answers(i) + shift, dataset.target(i)
@@ -149,7 +149,7 @@ def test_a_target_of_another_size_is_named():
         evaluate({"raw": Planted()}, data, PRE, WORLD)
 
 
-def test_an_unreadable_picture_ends_it_by_name():
+def test_an_unreadable_image_ends_it_by_name():
     data, model = Masks(), Planted()
 
     def image(i):
@@ -199,6 +199,6 @@ def test_two_processes_count_what_one_does(tmp_path):
     answers = [json.loads(process.communicate(timeout=100)[0]) for process in processes]
     alone = evaluate({"raw": Planted()}, Masks(5), PRE, WORLD)["raw"].confusion.tolist()
     assert [answer["confusion"] for answer in answers] == [alone, alone]
-    # 5 pictures: 3 and 2, and equally many questions
+    # 5 images: 3 and 2, and equally many questions
     assert [answer["done"] for answer in answers] == [[1, 2, 3], [1, 2]]
     assert [answer["asked"] for answer in answers] == [3, 3]

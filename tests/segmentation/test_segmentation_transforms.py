@@ -1,4 +1,4 @@
-"""The augmentation of picture and labels together: geometry by pictures that carry their place, colour against colorsys."""
+"""The augmentation of image and labels together: geometry by images that carry their place, colour against colorsys."""
 
 import colorsys
 import pickle
@@ -28,7 +28,7 @@ PLAIN = {"photometric": False, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # val
 
 
 def checkered(height: int, width: int, cell: int = 16) -> tuple[Image.Image, np.ndarray]:
-    """A picture whose red value is ten times its label: cells of the labels 0..19."""
+    """An image whose red value is ten times its label: cells of the labels 0..19."""
     rows, columns = np.mgrid[:height, :width] // cell
     labels = ((rows * 7 + columns * 3) % 20).astype(np.uint8)
     return Image.fromarray(np.stack([labels * 10, labels, 255 - labels], -1)), labels
@@ -53,7 +53,7 @@ def test_shapes_and_padding():
 
 
 @pytest.mark.parametrize("ratio", [(1.0, 1.0), (0.5, 0.5), (1.7, 1.7)])
-def test_picture_and_labels_stay_together(ratio):
+def test_image_and_labels_stay_together(ratio):
     """Away from the edges of cells a pixel's value still tells its label, however it was scaled, cut and flipped."""
     image, labels = checkered(120, 200, cell=20)
     for seed in range(6):
@@ -62,7 +62,7 @@ def test_picture_and_labels_stay_together(ratio):
         inside = targets != 255
         assert inside.sum() > 64 * 32
         agree = (inputs[0].round() == targets * 10)[inside].float().mean()
-        assert agree > (0.8 if ratio[0] >= 1 else 0.7)  # the picture blends at edges; labels at random agree in 5 %
+        assert agree > (0.8 if ratio[0] >= 1 else 0.7)  # the image blends at edges; labels at random agree in 5 %
 
 
 def test_scale_of_one_without_flip_is_a_cut_of_the_original():
@@ -134,7 +134,7 @@ def test_a_pure_function_of_the_seed():
 
 
 def test_sizes_must_agree():
-    with pytest.raises(ConvNextError, match="the picture is 4 x 3 and the labels are 5 x 3 pixels"):
+    with pytest.raises(ConvNextError, match="the image is 4 x 3 and the labels are 5 x 3 pixels"):
         TrainTransform(4, 4)(Image.new("RGB", (4, 3)), np.zeros((3, 5), np.uint8))
 
 
@@ -174,7 +174,7 @@ def test_ignored_pixels_do_not_count_for_the_share():
     assert 0.7 < np.mean([(window == 4).any() for window in windows]) < 0.93
 
 
-def test_a_window_larger_than_the_picture():
+def test_a_window_larger_than_the_image():
     rows, columns = random_crop(np.zeros((5, 30), np.uint8), 10, 0.75)
     assert (rows.start, columns.stop - columns.start) == (0, 10)
 
@@ -241,7 +241,7 @@ def test_contrast_comes_first_or_last(monkeypatch):
     assert result(0.9) == pytest.approx([255, 225, 225])  # (200, 150, 150) times 1.5
 
 
-def test_the_picture_is_resized_as_in_evaluation():
+def test_the_image_is_resized_as_in_evaluation():
     image, labels = checkered(60, 80, cell=7)
     inputs, _ = TrainTransform(33, 400, (1, 1), crop=33, max_share=1, hflip=0, **PLAIN)(image, labels)
     whole = resize(pixels(image), (33, 44)).float()

@@ -11,11 +11,11 @@ from torch import nn
 
 import oracle
 from convnext.benchmark.flops import count
+from convnext.engine.optim import param_groups
 from convnext.errors import ConvNextError
 from convnext.paper.downstream import segmentation
 from convnext.segmentation.pyramid import ConvNorm
 from convnext.segmentation.segmenter import SIZES, build
-from convnext.train.optim import param_groups
 from convnext.weights import files
 
 OUTPUTS, LOSSES = "upernet_convnext_tiny_128x160_seed0", "loss_upernet_convnext_tiny_128x160_seed3"
@@ -51,7 +51,7 @@ def test_logits_of_both_heads_are_the_references(tmp_path):
     assert heads.keys() == set(expected.files)
     for name, ours in heads.items():
         assert np.abs(ours.numpy() - expected[name]).max() < 1e-4
-    # the model's output is the decode head's, brought to the size of the picture
+    # the model's output is the decode head's, brought to the size of the image
     full = F.interpolate(torch.from_numpy(expected["decode"]), size=(128, 160), mode="bilinear", align_corners=False)
     assert (logits - full).abs().max() < 1e-4
 
@@ -136,7 +136,7 @@ def test_macs_and_params_are_table_4s(size, pretrain):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 99), (32, 32)])
-def test_logits_have_the_size_of_the_picture(size):
+def test_logits_have_the_size_of_the_image(size):
     model = small().eval()
     x = torch.randn(2, 3, *size)
     heads = model.heads(x)
@@ -151,7 +151,7 @@ def test_options_reach_their_parts():
     assert model.backbone.stages[3][-1].drop_path_rate == 0.3
     assert not [name for name, _ in model.named_parameters() if name.endswith("gamma")]
     assert model.eval()(torch.randn(1, 1, 32, 32)).shape == (1, 5, 32, 32)
-    assert (model.num_classes, model.task, model.config["name"]) == (5, "segmentation", "upernet_convnext_atto")
+    assert (model.num_classes, model.config["name"]) == (5, "upernet_convnext_atto")
     again = build(**model.config)
     assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
 
@@ -200,7 +200,7 @@ def test_nothing_but_ignored_pixels_costs_nothing():
     assert all((p.grad == 0).all() for p in model.parameters())
 
 
-def test_one_picture_is_enough_to_train_on():
+def test_one_image_is_enough_to_train_on():
     """Pooled to 1x1 it has one value per channel, which PyTorch's batch norm refuses."""
     model = small().train()
     lonely = model.decode_head.psp_modules[0][1].bn
@@ -212,7 +212,7 @@ def test_one_picture_is_enough_to_train_on():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert (lonely.running_mean == 0).all()
     assert (others.running_mean != 0).any()
-    # two pictures have a variance, and are normalised by it
+    # two images have a variance, and are normalised by it
     model(torch.randn(2, 3, 64, 64), targets.expand(2, -1, -1))
     assert (lonely.running_mean != 0).any()
 

@@ -1,4 +1,4 @@
-"""Windows, scales and the way back to the picture's own size, held against doing each by brute force."""
+"""Windows, scales and the way back to the image's own size, held against doing each by brute force."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from convnext.errors import ConvNextError
 from convnext.segmentation import sliding
 from convnext.segmentation.segmenter import build
 from convnext.segmentation.sliding import (
-    multi_scale_probabilities,
     predict_labels,
+    probability_bands,
     sliding_logits,
     whole,
     window_starts,
@@ -158,12 +158,17 @@ def test_the_height_of_the_bands_changes_nothing(model, mode, monkeypatch):
     assert list(sliding.bands(5, (3, 131))) == [(0, 1), (1, 2), (2, 3)]
 
 
-# -- pictures
+# -- images
+
+
+@torch.inference_mode()
+def probabilities(model, image, ratios, flip):
+    return torch.cat(list(probability_bands(model, image, PRE, ratios, flip, "fp32")), dim=1)
 
 
 @pytest.mark.parametrize("size", [(90, 131), (64, 64), (50, 300)])
 @torch.no_grad()
-def test_labels_are_those_of_logits_at_the_pictures_size(model, size):
+def test_labels_are_those_of_logits_at_the_images_size(model, size):
     image = picture(*size)
     x = PRE(image)[None]
     for mode, logits in (("whole", model(x)), ("slide", sliding_logits(model, x, 64, 42))):
@@ -188,7 +193,7 @@ def test_slide_follows_its_crop_and_stride(model):
 @pytest.mark.parametrize("size", [(90, 131), (20, 300), (300, 20)])
 @torch.no_grad()
 def test_multi_scale_is_the_mean_over_scales_and_mirror_images(model, size):
-    """Against full-size probabilities of each pass. The long pictures become slivers that need padding."""
+    """Against full-size probabilities of each pass. The long images become slivers that need padding."""
     image = picture(*size)
     expected = torch.zeros(5, *size)
     for short, long in ((32, 128), (64, 256), (96, 384)):
@@ -196,7 +201,7 @@ def test_multi_scale_is_the_mean_over_scales_and_mirror_images(model, size):
         for mirror in (False, True):
             logits = whole(model, x.flip(-1)).flip(-1) if mirror else whole(model, x)
             expected += up(logits[0], size).softmax(0) / 6
-    got = multi_scale_probabilities(model, values(image), PRE, ratios=(0.5, 1.0, 1.5))
+    got = probabilities(model, values(image), (0.5, 1.0, 1.5), True)
     assert got.shape == (5, *size)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(got.sum(0), torch.ones(size), atol=1e-5, rtol=0)
@@ -207,7 +212,7 @@ def test_multi_scale_is_the_mean_over_scales_and_mirror_images(model, size):
 @torch.no_grad()
 def test_one_scale_without_mirror_image_is_the_whole(model):
     image = picture(90, 131)
-    got = multi_scale_probabilities(model, values(image), PRE, ratios=(1.0,), flip=False)
+    got = probabilities(model, values(image), (1.0,), False)
     torch.testing.assert_close(got, up(whole(model, PRE(image)[None])[0], (90, 131)).softmax(0), atol=1e-5, rtol=0)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from convnext import models, paper
 from convnext.errors import ConvNextError
+from convnext.tasks import of_model
 from convnext.weights import catalog, download
 from convnext.weights.load import load_model
 from convnext.weights.save import save_weights
@@ -60,31 +61,30 @@ def server(cache, monkeypatch):
 
 def test_every_released_file_is_there_once():
     assert len(catalog.names()) == len({entry.file for entry in catalog.ENTRIES}) == 40
-    tasks = [entry.task for entry in catalog.ENTRIES]
+    tasks = [of_model(entry.model).name for entry in catalog.ENTRIES]
     assert {task: tasks.count(task) for task in set(tasks)} == {"classification": 27, "detection": 7, "segmentation": 6}
     for entry in catalog.ENTRIES:
-        if entry.task == "classification":
-            assert entry.model in models.names()
-            assert (entry.num_classes, entry.image_size) == (
+        if entry.model in models.names():
+            assert (entry.num_classes, entry.preprocess["size"]) == (
                 21841 if "_22k_224" in entry.file else 1000,
                 384 if "384" in entry.file else 224,
             )
-            assert entry.crop_ratio == (1.0 if entry.image_size == 384 else 0.875)
+            assert entry.preprocess["crop_ratio"] == (1.0 if entry.preprocess["size"] == 384 else 0.875)
 
 
 def paper_metrics(entry):
     """What the paper prints for the model of a released file."""
     pretrain = "22k" if "in22k" in entry.name else "1k"
     backbone = entry.model[entry.model.index("convnext") :]
-    if entry.task == "detection":
+    if "rcnn" in entry.model:
         row = paper.detection(backbone, "cascade" if "cascade" in entry.model else "mask", pretrain)
         return {"box_ap": row.box_ap, "mask_ap": row.mask_ap}
-    if entry.task == "segmentation":
+    if "upernet" in entry.model:
         row = paper.segmentation(backbone, pretrain)
         return {"miou": row.miou_single_scale, "miou_ms": row.miou_multi_scale}
     if "isotropic" in entry.model:
         return {"top1": paper.isotropic(backbone).top1}
-    return {"top1": paper.classification(backbone, entry.image_size).top1(pretrain)}
+    return {"top1": paper.classification(backbone, entry.preprocess["size"]).top1(pretrain)}
 
 
 def test_released_files_measure_what_the_paper_prints():
@@ -147,6 +147,24 @@ def test_a_file_that_has_changed_is_noticed(server, cache):
         catalog.fetch(NAME)
     with pytest.raises(ConvNextError, match="should be 00"):
         download.verify(file, "00")
+
+
+@pytest.mark.parametrize("record", [b"", b"\n", b"nonsense", b"\xff\xfe" * 40, b"0" * 63, b"  " + b"0" * 64])
+def test_a_damaged_record_is_written_again(record, server, cache):
+    file = catalog.fetch(NAME)
+    beside = cache / f"{FILE}.sha256"
+    whole = beside.read_bytes()
+    beside.write_bytes(record)
+    assert catalog.fetch(NAME) == file
+    assert beside.read_bytes() == whole
+    file.write_bytes(CONTENT[:-1])
+    with pytest.raises(ConvNextError, match="Delete it"):
+        catalog.fetch(NAME)
+
+
+def test_the_first_digits_of_a_hash_are_enough(server, cache):
+    file = catalog.fetch(NAME)
+    download.verify(file, hashlib.sha256(CONTENT).hexdigest()[:8])
 
 
 def test_no_network_and_no_such_file(server, cache, monkeypatch):

@@ -7,7 +7,6 @@ import torch
 from convnext import models
 from convnext.errors import ConvNextError
 from convnext.models.convnext import ConvNeXt
-from convnext.weights.infer import infer_model
 from convnext.weights.load import load_model, load_weights, read_checkpoint
 from convnext.weights.save import save_weights
 
@@ -59,7 +58,9 @@ def test_only_averaged_weights_are_taken_when_there_is_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "module", None])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "m.", "model._orig_mod."]
+)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_wrappers_and_prefixes(wrapper, prefix, zipped, tmp_path):
     model = atto()
@@ -76,7 +77,7 @@ def test_wrappers_and_prefixes(wrapper, prefix, zipped, tmp_path):
 def test_every_size_is_inferred_from_its_shapes(name):
     with torch.device("meta"):
         model = models.build(name, num_classes=11, in_chans=4, layer_scale_init_value=1e-6)
-    assert infer_model(model.state_dict()) == {
+    assert models.identify(model.state_dict()) == {
         "name": name, "num_classes": 11, "in_chans": 4, "layer_scale_init_value": 1e-6
     }  # fmt: skip
 
@@ -185,8 +186,31 @@ def test_another_model(file):
     )
 
 
-def test_another_number_of_channels(file):
-    refuses(atto(in_chans=1), file, "for 3 channels, and the model for 1: build it with in_chans=3")
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_another_number_of_channels_is_adapted_as_timm_does(channels, file):
+    from timm.models import adapt_input_conv
+
+    model = atto(in_chans=channels)
+    report = load_weights(model, file)
+    how = "summed" if channels == 1 else "repeated and scaled"
+    assert report.adapted == f"The stem's weights for 3 channels were {how} for {channels}."
+    stem = read_checkpoint(file).tensors["downsample_layers.0.0.weight"]
+    assert torch.equal(model.downsample_layers[0][0].weight, adapt_input_conv(channels, stem))
+    again, checkpoint = load_model(file, in_chans=channels)
+    assert checkpoint.report.adapted == report.adapted
+    assert torch.equal(again.downsample_layers[0][0].weight, model.downsample_layers[0][0].weight)
+
+
+def test_channels_that_say_nothing_about_each_other(random_model, tmp_path):
+    save_weights(random_model("convnext_atto", in_chans=5, num_classes=5), tmp_path / "five.pth", "official")
+    refuses(atto(in_chans=4), tmp_path / "five.pth", "for 5 channels, and the model for 4: build it with in_chans=5")
+    assert load_weights(atto(in_chans=1), tmp_path / "five.pth").adapted
+    save_weights(random_model("convnext_atto", in_chans=1, num_classes=5), tmp_path / "one.pth", "official")
+    x, grey = torch.randn(1, 1, 32, 32), atto(in_chans=1)
+    rgb = atto()
+    load_weights(grey, tmp_path / "one.pth")
+    load_weights(rgb, tmp_path / "one.pth")
+    torch.testing.assert_close(rgb(x.expand(1, 3, 32, 32)), grey(x), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("with_it", "without", "value"), [(0.0, 1e-6, "1e-6"), (1e-6, 0.0, "0,")])

@@ -1,4 +1,4 @@
-"""What the device can do at best, measured: the bandwidth of a copy, and the rate of a large matrix product per type."""
+"""The best that the device can do, measured: the bandwidth of a copy, and the rate of a large matrix product per type."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What can be benchmarked: one configuration as a plain value, and the product of the choices of a command."""
+"""Configurations of a benchmark: one as a plain value, and the product of the choices of a command."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +49,7 @@ class Config:
 
     @property
     def group(self) -> tuple:
-        """What is measured in turn and compared: the same work in the same arithmetic."""
+        """Key of the configurations that are measured in turn and compared: the same work in the same arithmetic."""
         return self.mode, self.batch, self.image_size, self.precision, self.autocast
 
     @property
@@ -80,7 +80,7 @@ def library_of(model: str) -> str:
 
 @dataclass(frozen=True)
 class Choices:
-    """What to try; None is what suits the device (`resolved`), for peers more than for ours so that the best of them counts."""
+    """Choices of a command; None stands for those that suit the device (`resolved`): more for peers, of which the best counts."""
 
     modes: Sequence[str] = ("inference",)
     batches: Sequence[int] | None = None
@@ -144,7 +144,7 @@ def expand(
 
     Args:
         device: "cpu" or "cuda".
-        deployable: whether a model of ours has the form `deploy`.
+        deployable: name -> True if this model of ours has the form `deploy`.
     """
     chosen = choices.resolved(device)
     models = list(dict.fromkeys(models))

@@ -11,7 +11,7 @@ import torch
 
 from convnext.benchmark.configs import Config
 from convnext.benchmark.prepare import arithmetic, batch_bytes, prepare, rotations
-from convnext.benchmark.throughput import Runner, synchronize
+from convnext.benchmark.throughput import Runner, reason, synchronize
 from convnext.errors import ConvNextError
 
 STEPS = 2
@@ -51,6 +51,14 @@ def _empty(device: torch.device) -> None:
     torch.cuda.empty_cache()
 
 
+def add_cpu_memory(runner: Runner) -> None:
+    """Set the runner's peak memory, or why it could not be measured, which is no error of the configuration."""
+    try:
+        runner.peak_memory, runner.memory_measure = cpu_memory(runner.config)
+    except Exception as error:
+        runner.memory_measure = f"not measured: {reason(error)}"
+
+
 def cpu_memory(config: Config) -> tuple[int, str]:
     """(bytes, how measured): how far a fresh process grows from before building the model to the peak of its steps.
 
@@ -71,7 +79,7 @@ def cpu_memory(config: Config) -> tuple[int, str]:
 
 
 def grown(config: Config) -> int:
-    """What `cpu_memory` asks the fresh process: bytes from before the model to the peak of two warm steps."""
+    """Measure in the fresh process of `cpu_memory`: bytes from before the model to the peak of two warm steps."""
     device = torch.device("cpu")
     _load_libraries()
     gc.collect()

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from convnext.benchmark.flops import Count, count
-from convnext.paper import TABLE1, TABLE2
+import timm
+import torch
+
+from convnext import paper
+from convnext.benchmark.flops import Count, count, unfused_attention
 
 TIMM = {
     ("ResNet-50", 224): "resnet50",
@@ -37,7 +40,7 @@ TIMM = {
 
 @dataclass(frozen=True)
 class Printed:
-    """What the paper prints of a rival: millions of parameters, GMACs, ImageNet-1K top-1 without and with ImageNet-22K."""
+    """Numbers that the paper prints of a rival: millions of parameters, GMACs, ImageNet-1K top-1 without and with 22K."""
 
     params_m: float
     gflops: float
@@ -45,29 +48,14 @@ class Printed:
 
 
 def printed(name: str, size: int) -> Printed | None:
-    """The paper's row, if it has one (ResNet-50 stands in the roadmap alone)."""
-    for row in TABLE1:
-        if (row.model, row.size) == (name, size):
-            return Printed(row.params_m, row.gflops, (row.top1_1k, row.top1_22k))
-    for row in TABLE2:
-        if (row.model, 224) == (name, size):
-            return Printed(row.params_m, row.gflops, (row.top1, None))
-    return None
+    """The row of Table 1 or 2 of a rival at `size` pixels; None for ResNet-50, which stands in the roadmap alone."""
+    if row := paper.lookup(paper.TABLE1, model=name, size=size):
+        return Printed(row.params_m, row.gflops, (row.top1_1k, row.top1_22k))
+    row = paper.lookup(paper.TABLE2, model=name) if size == 224 else None
+    return Printed(row.params_m, row.gflops, (row.top1, None)) if row else None
 
 
 def count_timm(name: str, size: int) -> Count:
-    """Count a classifier of timm at `size` pixels with 1,000 classes, without allocating its weights.
-
-    Attention is taken apart into its two products, so that they are counted whatever kernel would run them.
-    """
-    import timm
-    import torch
-    from timm.layers import set_fused_attn, use_fused_attn
-
-    fused = use_fused_attn()
-    set_fused_attn(False)
-    try:
-        with torch.device("meta"):
-            return count(timm.create_model(name, pretrained=False, num_classes=1000), (3, size, size))
-    finally:
-        set_fused_attn(bool(fused))
+    """Count a classifier of timm at `size` pixels with 1,000 classes, without allocating its weights."""
+    with torch.device("meta"), unfused_attention():
+        return count(timm.create_model(name, pretrained=False, num_classes=1000), (3, size, size))

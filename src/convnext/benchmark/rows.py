@@ -30,7 +30,7 @@ SAME = ("config", "device", "versions", "commit", "source")
 
 
 def environment(device: torch.device) -> dict:
-    """What a row is measured on and with; rows of another environment are never taken for this one's."""
+    """Device, versions and code that a row is measured with; rows of another environment are never taken for this one's."""
     versions = {"convnext": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("torchvision", "timm", *(("triton",) if device.type == "cuda" else ("onnxruntime", "openvino"))):
         with suppress(PackageNotFoundError):  # the runtimes are extras
@@ -55,7 +55,7 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """Of the clone that this package is in; None for an installed one."""
+    """Short commit of the clone that this package is in; None for an installed one."""
     if not (PACKAGE.parents[1] / ".git").exists():
         return None
     try:
@@ -200,7 +200,7 @@ class Results:
         return next((row for row in self.rows if all(row.get(name) == key[name] for name in SAME)), None)
 
     def finished(self, config: Config, rounds: int) -> bool:
-        """Whether there is a row without an error, of as many rounds."""
+        """True if there is a row without an error, of as many rounds."""
         row = self.find(config)
         return row is not None and row["error"] is None and row["rounds"] >= rounds
 

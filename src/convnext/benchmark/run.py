@@ -1,8 +1,10 @@
-"""The benchmark: groups of configurations, each prepared, measured in turn, written, and released before the next."""
+"""The benchmark: groups of configurations, each prepared, measured in turn, saved, and released before the next."""
 
 import gc
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import count, groupby
 
 import torch
@@ -14,10 +16,12 @@ from convnext.benchmark.rows import Results, make_row
 from convnext.benchmark.throughput import Clock, Runner, reason, run_rounds, warm_up
 
 Show = Callable[[str, float, float], None]
-"""What is being done, and how much of how much of the group is done."""
+"""Takes a text, how much of the group is done, and how much there is."""
+Say = Callable[[Config, str, float], None]
+"""Takes a configuration, what is being done with it, and how much of the group is done."""
 
 
-def _silent(what: str, done: float, total: float) -> None:
+def _silent(text: str, done: float, total: float) -> None:
     pass
 
 
@@ -33,14 +37,18 @@ def benchmark(
     clock: Clock = time.perf_counter,
     time_left: Callable[[], float] = lambda: float("inf"),
 ) -> None:
-    """Measure what `results` does not have yet, and save it after every group.
+    """Measure the configurations that `results` lacks, and save it after every round.
 
-    A configuration that fails is a row with an `error`. Ctrl-C saves what has been measured, with its number of rounds, and goes
-    on up; so does everything else that is no error of a configuration. Ceilings are measured where the file has none.
+    A configuration that fails becomes a row with an `error`. Any other exception, Ctrl-C included, is passed on; rows keep
+    the rounds that were measured before it. Ceilings are measured where the file has none.
 
     Args:
-        fresh: measure all of them.
-        time_left: seconds; nothing more is prepared when there are none, and the rest gets an error that says so.
+        rounds: visits of each configuration.
+        seconds: measuring time of a visit.
+        with_memory: measure peak memory as well.
+        show: called with the progress.
+        fresh: measure all of them again.
+        time_left: seconds; at 0 or less nothing more is prepared, and the rest gets an error that says so.
     """
     todo = [config for config in configs if fresh or not results.finished(config, rounds)]
     if not todo:
@@ -49,95 +57,103 @@ def benchmark(
     key, precisions = results.ceiling_key, dict.fromkeys(config.precision for config in todo)
     show("ceilings of the device", 0, 1)
     results.ceilings[key] = ceilings.measure(precisions, device, results.ceilings.get(key))
+    session = _Session(device, results, rounds, seconds, with_memory, show, clock, time_left)
     for _, group in groupby(todo, key=lambda config: config.group):
-        _group(list(group), device, results, rounds, seconds, with_memory, show, clock, time_left)
+        session.measure(list(group))
 
 
-def _group(
-    configs: list[Config], device: torch.device, results: Results, rounds, seconds, with_memory, show, clock, time_left
-):
-    total = (2 + with_memory) * len(configs)
-    runners: list[Runner] = []
-    failed: list[Runner] = []
+@dataclass
+class _Session:
+    """The settings of a benchmark, which measures one group of configurations after the other."""
 
-    def keep() -> None:
-        for runner in (*runners, *failed):
-            if runner.samples or runner.error is not None:
-                counted = networks.counted(runner.config.model, runner.config.image_size)
-                roof = results.ceilings[results.ceiling_key]
-                results.add(make_row(runner, results.facts, results.run, results.command, counted, roof))
-        results.save()
+    device: torch.device
+    results: Results
+    rounds: int
+    seconds: float
+    with_memory: bool
+    show: Show
+    clock: Clock
+    time_left: Callable[[], float]
 
-    visits = count()
+    def __post_init__(self):
+        self.counted = cache(networks.counted)
 
-    def visit(runner: Runner, done: int) -> None:
-        share = min(next(visits) / (len(configs) * rounds), 1)
-        show(f"{runner.config.model}, {runner.config.label}: round {done + 1}", len(configs) * (1 + share), total)
+    def measure(self, configs: Sequence[Config]) -> None:
+        """Measure a group in turn, then one by one those that found no memory beside the others."""
+        total = (2 + self.with_memory) * len(configs)
 
-    try:
-        for number, config in enumerate(configs):
-            show(f"{config.model}, {config.label}: preparing", number, total)
-            runner = _started(config, device, with_memory, clock, time_left)
-            (failed if runner.error else runners).append(runner)
-        run_rounds(runners, device, rounds, seconds, clock, visit)
-        crowded = [runner for runner in (*runners, *failed) if runners and _out_of_memory(runner)]
-        for runner in runners:
-            if runner not in crowded:
-                _measure_cpu_memory(
-                    runner, device, with_memory, show, (2 * len(configs) + runners.index(runner), total)
-                )
-        if crowded:  # the others' weights and graphs may have taken the memory that these need
-            keep()
-            configs_alone = [runner.config for runner in crowded]
-            runners, failed = [], []
-            _release(device)
-            for config in configs_alone:
-                runner = _started(config, device, with_memory, clock, time_left)
-                runner.alone = True
-                if runner.error is None:
-                    run_rounds([runner], device, rounds, seconds, clock, visit)
-                    _measure_cpu_memory(runner, device, with_memory, show, (total - 1, total))
-                runner.step = _nothing
-                failed.append(runner)
-                _release(device)
-    finally:
-        keep()
-        for runner in (*runners, *failed):
-            runner.step = _nothing
-        _release(device, any(config.compile != "none" for config in configs))
+        def say(config: Config, doing: str, done: float) -> None:
+            self.show(f"{config.model}, {config.label}: {doing}", done, total)
 
+        for config in self.in_turn(configs, say):
+            self.in_turn([config], lambda config, doing, _: say(config, f"{doing}, alone", total - 1), alone=True)
 
-def _started(config: Config, device: torch.device, with_memory: bool, clock: Clock, time_left) -> Runner:
-    """Built, compiled, warm, and on a GPU with its memory measured; or with an error."""
-    runner = Runner(config, _nothing)
-    if time_left() <= 0:
-        runner.error = "not measured: the time was used up"
-        return runner
-    try:
-        before = memory.GpuMemory(device) if with_memory and device.type == "cuda" else None
-        start = clock()
-        with arithmetic(config, device):
-            runner.step = prepare(config, device)
-        runner.build_seconds = clock() - start
-        warm_up(runner, device, clock)
-        if before is not None:
-            runner.peak_memory, runner.memory_measure = before.of(runner)
-    except Exception as error:  # of building, compiling or running, in any library: a row, not the end
-        runner.error = reason(error)
-        runner.step = _nothing
-        _release(device)
-    return runner
+    def in_turn(self, configs: Sequence[Config], say: Say, alone: bool = False) -> list[Config]:
+        """Measure configurations round by round; returns those that others left no memory for."""
+        runners: list[Runner] = []
+        visits = count()
 
+        def visit(runner: Runner, done: int) -> None:
+            share = min(next(visits) / (len(configs) * self.rounds), 1)
+            say(runner.config, f"round {done + 1}", len(configs) * (1 + share))
 
-def _measure_cpu_memory(
-    runner: Runner, device: torch.device, with_memory: bool, show: Show, at: tuple[int, int]
-) -> None:
-    if device.type == "cpu" and with_memory and runner.error is None and runner.config.runtime == "torch":
-        show(f"{runner.config.model}, {runner.config.label}: memory", *at)
         try:
-            runner.peak_memory, runner.memory_measure = memory.cpu_memory(runner.config)
-        except Exception as error:
-            runner.memory_measure = f"not measured: {reason(error)}"
+            for number, config in enumerate(configs):
+                say(config, "preparing", number)
+                runners.append(self.started(config, alone))
+            self.keep(runners)
+            ready = [runner for runner in runners if runner.error is None]
+            run_rounds(ready, self.device, self.rounds, self.seconds, self.clock, visit, lambda: self.keep(runners))
+            for number, runner in enumerate(ready):
+                if self.device.type == "cpu" and self.with_memory and runner.config.runtime == "torch":
+                    say(runner.config, "memory", 2 * len(configs) + number)
+                    if runner.error is None:
+                        memory.add_cpu_memory(runner)
+            self.keep(runners, finished=True)
+        finally:
+            self.keep(runners)
+            for runner in runners:
+                runner.step = _nothing
+            _release(self.device, any(config.compile != "none" for config in configs))
+        others = any(runner.samples for runner in runners)
+        return [runner.config for runner in runners if others and not alone and _out_of_memory(runner)]
+
+    def keep(self, runners: Sequence[Runner], finished: bool = False) -> None:
+        """Save a row for each runner that has samples or failed.
+
+        Until they are `finished`, a row of an earlier run with more rounds stays.
+        """
+        for runner in runners:
+            old = self.results.find(runner.config)
+            better = old is not None and old["error"] is None and old["rounds"] > len(runner.samples)
+            if (runner.samples or runner.error is not None) and (finished or not better):
+                counted = self.counted(runner.config.model, runner.config.image_size)
+                roof = self.results.ceilings[self.results.ceiling_key]
+                self.results.add(
+                    make_row(runner, self.results.facts, self.results.run, self.results.command, counted, roof)
+                )
+        self.results.save()
+
+    def started(self, config: Config, alone: bool) -> Runner:
+        """Build, compile and warm up; on a GPU measure memory too. A failure is the runner's `error`."""
+        runner = Runner(config, _nothing, alone=alone)
+        if self.time_left() <= 0:
+            runner.error = "not measured: the time was used up"
+            return runner
+        try:
+            before = memory.GpuMemory(self.device) if self.with_memory and self.device.type == "cuda" else None
+            start = self.clock()
+            with arithmetic(config, self.device):
+                runner.step = prepare(config, self.device)
+            runner.build_seconds = self.clock() - start
+            warm_up(runner, self.device, self.clock)
+            if before is not None:
+                runner.peak_memory, runner.memory_measure = before.of(runner)
+        except Exception as error:  # of building, compiling or running, in any library: a row, not the end
+            runner.error = reason(error)
+            runner.step = _nothing
+            _release(self.device)
+        return runner
 
 
 def _out_of_memory(runner: Runner) -> bool:

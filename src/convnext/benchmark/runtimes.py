@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from convnext.benchmark.configs import Config
+from convnext.classification.spec import SPEC
 from convnext.export import int8
 from convnext.export.formats import FORMATS, require_all
-from convnext.export.metadata import Metadata
-from convnext.export.runtime import Exported, backend_of
+from convnext.export.runtime import backend_of, opened
+from convnext.task.exported import Metadata
 
 CALIBRATION = 8  # random images: the speed does not depend on the ranges that they give
 
@@ -42,7 +43,7 @@ def convert(model: nn.Module, config: Config) -> nn.Module:
     require_all(form, precision)
     classes = [str(i) for i in range(getattr(model, "num_classes", None) or 1000)]
     size = (config.image_size, config.image_size)
-    metadata = Metadata("classification", config.model, form.name, precision, classes, {}, config.batch, size)
+    metadata = Metadata(SPEC.name, config.model, form.name, precision, classes, {}, config.batch, size)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model{form.suffix}"
         backend = backend_of(form.name)
@@ -52,4 +53,4 @@ def convert(model: nn.Module, config: Config) -> nn.Module:
             backend.save(network, file, metadata)
         else:
             backend.write(model.eval(), file, metadata)
-        return Exported(file, metadata).eval()
+        return opened(file, metadata)

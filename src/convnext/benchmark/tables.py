@@ -9,7 +9,6 @@ from convnext.benchmark.configs import Choices, Config, expand
 from convnext.benchmark.paper_peers import TIMM
 from convnext.errors import ConvNextError, nearest
 
-NUMBERS = (1, 2, 12)
 TRAINING_BATCH = 32  # of Table 2's memory
 CONDITIONS = {
     1: "the paper's numbers are of a V100",
@@ -34,7 +33,7 @@ class Line:
 
     @property
     def pair(self) -> tuple[str, int]:
-        """What a ConvNeXt and its rival share: the size of the model (T, S, ..) and that of the images."""
+        """Key that a ConvNeXt and its rival share: the size of the model (T, S, ..) and that of the images."""
         return self.model.partition("-")[2].removesuffix(" (iso.)"), self.size
 
 

@@ -102,10 +102,11 @@ def run_rounds(
     seconds: float,
     clock: Clock = time.perf_counter,
     show: Callable[[Runner, int], None] = lambda runner, done: None,
+    after_round: Callable[[], None] = lambda: None,
 ) -> None:
     """Add `rounds` samples to every runner, `seconds` of steps each; a round begins with another runner than the last.
 
-    One that fails gets an `error` and is left out from then on. `show(runner, round)` is called before each visit.
+    A runner that fails gets an `error` and is left out from then on. `show(runner, round)` is called before each visit.
     """
     for runner in runners:
         runner.steps = max(1, round(seconds / max(runner.estimate, 1e-9)))
@@ -118,6 +119,7 @@ def run_rounds(
                     runner.samples.append(timed(runner, device, clock))
                 except Exception as error:  # a kernel that fails, or memory that runs out: a row, not the end
                     runner.error = reason(error)
+        after_round()
 
 
 def reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A look at a whole dataset before training on it: what is in it, and what is wrong with it."""
+"""Examination of a whole dataset before training: its contents and its problems."""
 
 import os
 from collections import Counter, defaultdict
@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from convnext.classification.dataset import ImageDataset
-from convnext.classification.open import open_dataset
+from convnext.classification.open import one_class, open_parts
 from convnext.data.images import ImageError
 from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
+from convnext.data.unread import unread_sentence
 
 IMBALANCE = 10.0
 """Largest class over smallest class from which there is a warning."""
@@ -30,7 +31,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check` found."""
+    """Result of `check`."""
 
     data: str
     classes: list[str]
@@ -46,6 +47,8 @@ class CheckReport:
     long_side: Range | None
     modes: dict[str, int]
     """Readable images by Pillow's mode before the conversion to RGB, such as L, RGB, CMYK."""
+    unread: str
+    """Sentence about files that look like labels and are not read; empty without any."""
     max_corrupt_share: float
     """Share of unreadable training images at which a training stops."""
 
@@ -56,20 +59,22 @@ class CheckReport:
 
     @property
     def errors(self) -> list[str]:
-        """What stops a training or falsifies its result, a sentence each."""
+        """Problems that stop a training or falsify its result, a sentence each."""
         found = []
         train, bad_train, bad_val = sum(self.train_counts), len(self.unreadable_train), len(self.unreadable_val)
         if bad_train > self.max_corrupt_share * train:
             found.append(f"{bad_train:,} of {train:,} training images cannot be read; a training would stop.")
         if bad_val:
             found.append(f"{bad_val:,} of {sum(self.val_counts):,} validation images cannot be read.")
+        if len(self.classes) < 2:
+            found.append(one_class(self.classes, self.data))
         if missing := self._without(self.train_counts):
             found.append(f"No training images of {some(missing)}.")
         return found
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should judge, a sentence each."""
+        """Findings that a person should judge, a sentence each."""
         found = []
         train, bad_train = sum(self.train_counts), len(self.unreadable_train)
         if 0 < bad_train <= self.max_corrupt_share * train:
@@ -77,7 +82,12 @@ class CheckReport:
         if IMBALANCE <= self.imbalance < float("inf"):
             found.append(f"The largest class has {self.imbalance:.0f} times as many training images as the smallest.")
         if missing := self._without(self.val_counts):
-            found.append(f"No validation images of {some(missing)}.")
+            counts = dict(zip(self.classes, self.train_counts, strict=True))
+            alone = [name for name in missing if counts[name] == 1]
+            why = f" Only one image each have {some(alone)}: add some." if alone else ""
+            found.append(f"No validation images of {some(missing)}.{why}")
+        if self.unread and len(self.classes) > 1:
+            found.append(self.unread)
         if leaked := sum(len(group.val) for group in self.duplicates if group.train):
             found.append(f"{leaked:,} of {sum(self.val_counts):,} validation images are in the training part, too.")
         if copies := sum(len(group.train) - 1 for group in self.duplicates if group.train):
@@ -101,7 +111,7 @@ def check(
     """Decode every image of `data` once and report on it.
 
     Args:
-        data, val_share, seed: as in `open_dataset`.
+        data, val_share, seed: as in `open_parts`.
         max_corrupt_share: share of unreadable training images at which a training stops.
         threads: threads that decode; None: one per core, at most 16.
         progress: called with (images done, images in total) every `BLOCK` images and at the end.
@@ -109,7 +119,7 @@ def check(
     Raises:
         ConvNextError: the data cannot be opened at all.
     """
-    train, val = open_dataset(data, val_share, seed)
+    train, val = open_parts(data, val_share, seed)
     names = [part.name(i) for part in (train, val) for i in range(len(part))]
     looks: list[Look] = []
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
@@ -135,6 +145,7 @@ def check(
         short_side=side_range([min(size) for size in sizes]),
         long_side=side_range([max(size) for size in sizes]),
         modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
+        unread=unread_sentence(Path(data).expanduser()).strip(),
         max_corrupt_share=max_corrupt_share,
     )
 

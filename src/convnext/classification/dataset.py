@@ -1,4 +1,6 @@
-"""The one face of all datasets: labels and names known without decoding, images decoded one at a time.
+"""Datasets of images with one label each: labels and names known without decoding, images decoded one at a time.
+
+`data.loader.Samples` is what loaders ask of the datasets of all tasks.
 
 A dataset travels to the loader's processes, so it holds arrays and buffers, not millions of Python objects.
 """
@@ -48,9 +50,16 @@ class ImageDataset(ABC):
             return to_rgb(source)
         return decode(source, name=self.name(i) if isinstance(source, bytes) else None)
 
+    def file(self, i: int) -> Path | None:
+        """The file that image i alone is in; None where images are stored otherwise."""
+        return None
+
     def target(self, i: int) -> int:
         """The label of image i."""
         return int(self.labels[i])
+
+    def check_header(self, i: int) -> None:  # noqa: B027, only some have files
+        """Read the header of image i, if it is a file of its own. Raises ImageError."""
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageDataset":
         """The images at these positions, in this order."""
@@ -73,8 +82,37 @@ class _Subset(ImageDataset):
     def name(self, i: int) -> str:
         return self._whole.name(self._indices[i])
 
+    def check_header(self, i: int) -> None:
+        self._whole.check_header(self._indices[i])
+
     def source(self, i: int) -> Path | bytes | Image.Image:
         return self._whole.source(self._indices[i])
+
+    def file(self, i: int) -> Path | None:
+        return self._whole.file(self._indices[i])
+
+
+class _Joined(ImageDataset):
+    def __init__(self, parts: Sequence[ImageDataset]):
+        self._parts, self.classes = parts, parts[0].classes
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.labels = np.concatenate([part.labels for part in parts])
+
+    def _at(self, i: int) -> tuple[ImageDataset, int]:
+        k = int(np.searchsorted(self._ends, i, side="right"))
+        return self._parts[k], i - int(self._ends[k - 1] if k else 0)
+
+    def name(self, i: int) -> str:
+        part, j = self._at(i)
+        return part.name(j)
+
+    def source(self, i: int) -> Path | bytes | Image.Image:
+        part, j = self._at(i)
+        return part.source(j)
+
+    def file(self, i: int) -> Path | None:
+        part, j = self._at(i)
+        return part.file(j)
 
 
 class ArrayDataset(ImageDataset):
@@ -91,6 +129,11 @@ class ArrayDataset(ImageDataset):
 
     def source(self, i: int) -> Image.Image:
         return Image.fromarray(self._pixels[i])
+
+
+def joined(*parts: ImageDataset) -> ImageDataset:
+    """The images of several parts with the same classes, one part after the other."""
+    return _Joined(parts)
 
 
 def hold_out(dataset: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnext.data.images import ImageError
+from convnext.data.images import unreadable
 from convnext.data.loader import Batch
-from convnext.runtime.interruption import Interrupted
+from convnext.runtime.evaluation import evaluate_batches
 from convnext.runtime.precision import autocast
 from convnext.runtime.world import World
 
@@ -65,7 +65,7 @@ class Tally:
         self.loss += F.cross_entropy(logits.cpu().double(), labels.cpu(), reduction="sum")
 
     def result(self, world: World) -> Result:
-        """Over all processes."""
+        """Sum over all processes."""
         counts, loss = world.sum(self.counts).cpu().numpy(), world.sum(self.loss)
         matrix = None
         if self.confusion is not None:
@@ -88,34 +88,26 @@ def evaluate(
     Args:
         batches: each image of the dataset is in one batch of one process; every process has equally many batches, of
             which the last may be empty.
-        interrupted: asked before each batch.
-        progress: told the number of images after each batch.
+        precision: fp32, bf16 or fp16.
+        interrupted, progress: see `evaluate_batches`.
 
     Raises:
-        Interrupted: `interrupted()` said so.
-        ImageError: an image cannot be read; evaluation never leaves one out.
+        Interrupted: `interrupted()` returned True.
+        ImageError: an image of any process cannot be read; evaluation never leaves one out.
     """
-    device, done = world.device, 0
-    modes = {label: model.training for label, model in models.items()}
-    tallies = {label: Tally(num_classes, device) for label in models}
-    try:
-        for model in models.values():
-            model.eval()
-        for batch in batches:
-            if interrupted():
-                raise Interrupted
-            if batch.unreadable:
-                raise ImageError(f"{batch.unreadable[0]} Evaluation leaves no image out: repair or remove it.")
-            if not batch.indices:
-                continue
-            batch = batch.to(device)
+    tallies = {label: Tally(num_classes, world.device) for label in models}
+
+    def step(batch: Batch) -> int:
+        if batch.unreadable:
+            raise unreadable(batch.unreadable[0])
+        if batch.indices:
+            batch = batch.to(world.device)
+            assert isinstance(batch.targets, Tensor)
             for label, model in models.items():
-                with autocast(precision, device):
+                with autocast(precision, world.device):
                     logits = model(batch.images)
                 tallies[label].add(logits.float(), batch.targets)
-            done += len(batch.targets)
-            progress(done)
-    finally:
-        for label, model in models.items():
-            model.train(modes[label])
+        return len(batch.indices)
+
+    evaluate_batches(models, batches, step, world, interrupted, progress)
     return {label: tally.result(world) for label, tally in tallies.items()}

@@ -8,7 +8,8 @@ import numpy as np
 
 from convnext.classification.dataset import ImageDataset, hold_out
 from convnext.data.conventions import VAL_NAMES
-from convnext.data.images import IMAGE_EXTENSIONS
+from convnext.data.images import IMAGE_EXTENSIONS, open_image
+from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
 
 
@@ -31,7 +32,7 @@ class FolderDataset(ImageDataset):
         if not folders:
             raise ConvNextError(
                 f"{folder} has no class folders. Give each class a folder there, named after the class, and put its "
-                "images into it."
+                "images into it." + unread_sentence(folder)
             )
         self.classes = folders if classes is None else classes
         label_of = {name: label for label, name in enumerate(self.classes)}
@@ -58,6 +59,13 @@ class FolderDataset(ImageDataset):
     def source(self, i: int) -> Path:
         return self._root / self.name(i)
 
+    def file(self, i: int) -> Path:
+        return self.source(i)
+
+    def check_header(self, i: int) -> None:
+        with open_image(self.source(i)):
+            pass
+
 
 def open_folder(root: Path, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
     """The (train, val) images of a folder.
@@ -78,6 +86,7 @@ def open_folder(root: Path, val_share: float, seed: int) -> tuple[ImageDataset, 
         if not count:
             raise ConvNextError(
                 f"The class folder {root / train_part / name} holds no image; {_LOOKED_FOR}. Add images or remove it."
+                + unread_sentence(root)
             )
     if val_part:
         return train, FolderDataset(root, val_part, train.classes)

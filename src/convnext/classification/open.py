@@ -1,4 +1,4 @@
-"""From what a person types after `--data` to datasets."""
+"""Open the classification dataset that `--data` names."""
 
 import hashlib
 from pathlib import Path
@@ -10,13 +10,37 @@ from convnext.classification.builtin import open_digits, open_torchvision
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation, parquet_files
+from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
 
 TORCHVISION = "torchvision:"
 
 
 def open_dataset(data: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """The (train, val) images of `data`.
+    """Open the (train, val) images of `data` for training.
+
+    Args:
+        data, val_share, seed: as in `open_parts`.
+
+    Raises:
+        ConvNextError: as `open_parts`; all images are of one class.
+    """
+    train, val = open_parts(data, val_share, seed)
+    if len(train.classes) < 2:
+        raise ConvNextError(one_class(train.classes, data))
+    return train, val
+
+
+def one_class(classes: list[str], data: str) -> str:
+    """Error message for data of one class, with the files that look like labels and are not read."""
+    return (
+        f"{data} has one class, {classes[0]!r}: there is nothing to learn.{unread_sentence(Path(data).expanduser())} A class "
+        "is a folder of images; give each class its own."
+    )
+
+
+def open_parts(data: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """Open the (train, val) images of `data`, of any number of classes.
 
     Args:
         data: a folder of images (`open_folder`) or parquet files (`open_parquet`), `digits`, or
@@ -36,8 +60,8 @@ def open_dataset(data: str, val_share: float, seed: int) -> tuple[ImageDataset, 
 
 
 def open_split(data: str, split: Literal["train", "val"], val_share: float, seed: int) -> ImageDataset:
-    """One part of `open_dataset`."""
-    train, val = open_dataset(data, val_share, seed)
+    """Open one part of `open_parts`."""
+    train, val = open_parts(data, val_share, seed)
     return {"train": train, "val": val}[split]
 
 
@@ -65,7 +89,7 @@ def open_for_evaluation(data: str, classes: list[str] | None, val_share: float, 
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """SHA-256 (hex) of a dataset's class names, labels and image names, which tells whether it is still the same."""
+    """SHA-256 (hex) of a dataset's class names, labels and image names; equal while the data is the same."""
     digest = hashlib.sha256()
     digest.update("\0".join(dataset.classes).encode("utf-8", "surrogateescape"))
     digest.update(dataset.labels.astype("<i8").tobytes())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import evaluate
 from convnext.classification.mixup import make_mixup
-from convnext.classification.open import fingerprint, open_dataset
+from convnext.classification.open import fingerprint
 from convnext.classification.transforms import Preprocess, eval_transform, train_transform
 from convnext.data.loader import Batch, EvalSamples, ImageOnly, eval_loader
 from convnext.errors import ConvNextError
@@ -20,18 +20,8 @@ from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Classification
 from convnext.runtime.world import World
 from convnext.seeding import seed_all
-from convnext.task import DataTask
+from convnext.task.engine import DataTask
 from convnext.weights.load import load_weights
-
-
-def open_data(recipe: Classification) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation images of a recipe."""
-    if not recipe.data:
-        raise ConvNextError(
-            "This recipe needs images: give --data with a folder of images (train/ and val/, or one folder per class), a "
-            "folder of parquet files, `digits`, or `torchvision:NAME`."
-        )
-    return open_dataset(recipe.data, recipe.val_share, recipe.seed)
 
 
 class ClassificationTask(DataTask):
@@ -46,7 +36,7 @@ class ClassificationTask(DataTask):
         val: ImageDataset,
         world: World,
         folder: Path,
-        say: Callable[[str], None],
+        say: Callable[..., None],
     ):
         super().__init__(recipe, plan, train, val, fingerprint(train), world, folder, say)
         self.recipe = recipe
@@ -70,13 +60,17 @@ class ClassificationTask(DataTask):
         model = build(recipe.model.name, num_classes=len(self.classes), **given)
         if recipe.model.weights:
             report = load_weights(model, recipe.model.weights, new_head=True)
-            self.say(f"Weights from {recipe.model.weights}" + (": with a new classifier." if report.new_head else "."))
+            self.say(
+                f"Weights from {recipe.model.weights}"
+                + (": the number of classes differs, so the classifier is new." if report.new_head else ".")
+            )
         return model
 
     def train_transform(self) -> ImageOnly:
         return ImageOnly(train_transform(self.preprocess, self.recipe.augment))
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(batch.targets, Tensor)  # labels (B,)
         if self.mixup:
             images, targets = self.mixup(batch.images, batch.targets)
             return {"loss": F.cross_entropy(model(images), targets)}

@@ -1,4 +1,4 @@
-"""From a decoded picture to the tensor a model sees: training augmentation and evaluation preprocessing.
+"""Training augmentation and evaluation preprocessing: from a decoded image to the input of a model.
 
 Training follows the paper's recipe (Table 5) through timm's parts: torchvision's RandAugment has another magnitude scale.
 """
@@ -18,15 +18,16 @@ from convnext.errors import ConvNextError
 from convnext.recipes.schema import Augment
 
 SMALL = 32  # inputs up to this side are padded and cropped, not resized and cropped
+THIN = 8  # aspect from which an image is not resized as a whole
 
 
 @dataclass(frozen=True)
 class Preprocess(Stored):
-    """What a picture goes through before a model at evaluation; saved inside every checkpoint.
+    """Preprocessing of an image before a classifier in evaluation; saved inside every checkpoint.
 
     Attributes:
         size: side of the square input in pixels.
-        crop_ratio: centre share of the short side that is kept; 1.0 warps the whole picture to the square, as the
+        crop_ratio: centre share of the short side that is kept; 1.0 warps the whole image to the square, as the
             paper does at 384 px (Section A.2).
         mean, std: per channel, of values in 0..1.
         interpolation: a name of PIL's resampling filters.
@@ -44,21 +45,27 @@ class Preprocess(Stored):
         return cls(size=size, crop_ratio=0.875 if SMALL < size < 384 else 1.0)
 
     def resize_crop(self, image: Image) -> Image:
-        """RGB picture of any size -> what the model sees, before normalisation.
+        """Scale and crop an RGB image of any size to the square input, before normalisation.
 
-        torchvision's Resize and CenterCrop, without torchvision, whose import takes longer than most predictions.
+        torchvision's Resize and CenterCrop, without torchvision, whose import takes longer than most predictions. Of an
+        image with an aspect above `THIN`, only the crop is resized, so that memory does not grow with the aspect; values
+        then differ by one at most.
         """
         size, filter_ = self.size, Resampling[self.interpolation.upper()]
         if self.crop_ratio >= 1.0:
             return image.resize((size, size), filter_)
         short, least = int(size / self.crop_ratio), min(image.size)
-        image = image.resize((short * image.width // least, short * image.height // least), filter_)
-        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-        return image.crop((left, top, left + size, top + size))
+        width, height = short * image.width // least, short * image.height // least
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        box = (left, top, left + size, top + size)
+        if max(width, height) <= THIN * short:
+            return image.resize((width, height), filter_).crop(box)
+        across, down = image.width / width, image.height / height
+        return image.resize((size, size), filter_, (box[0] * across, box[1] * down, box[2] * across, box[3] * down))
 
 
 def eval_transform(pre: Preprocess) -> Callable[[Image], Tensor]:
-    """RGB picture of any size -> (3, size, size) float, normalised."""
+    """RGB image of any size -> (3, size, size) float, normalised."""
     return partial(_evaluated, pre, Normalize(pre.mean, pre.std))
 
 
@@ -67,7 +74,7 @@ def _evaluated(pre: Preprocess, normalize: "Normalize", image: Image) -> Tensor:
 
 
 def train_transform(pre: Preprocess, augment: Augment) -> Callable[[Image], Tensor]:
-    """RGB picture of any size -> (3, size, size) float, augmented and normalised.
+    """RGB image of any size -> (3, size, size) float, augmented and normalised.
 
     Draws from the global generators of Python, NumPy and PyTorch: seed them per sample (`convnext.seeding`).
     """
@@ -103,7 +110,7 @@ def train_transform(pre: Preprocess, augment: Augment) -> Callable[[Image], Tens
 
 
 class Normalize:
-    """RGB picture -> (3, H, W) float: values in 0..1 minus the mean, over the deviation. Leaner than torchvision's three steps."""
+    """RGB image -> (3, H, W) float: values in 0..1 minus the mean, over the deviation. Leaner than torchvision's three steps."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         self.scale = (1 / (255 * np.array(std))).astype(np.float32)

@@ -7,8 +7,11 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.cli.benchmark_tables import print_rows
+from convnext.cli.parsing import parse
+from convnext.console import stderr, stdout
 from convnext.errors import ConvNextError
+from convnext.recipes.ranges import BATCH, SIDE, ranged
 
 DESCRIPTION = """Speed and peak memory of models, beside those of other libraries, measured in turn in one run.
 
@@ -32,20 +35,6 @@ Each round visits every configuration; speeds are medians over the rounds, and t
 peers of the same architecture (of all peers where none is). Building, compiling and warming up are in no number. With --out
 a stopped command can simply be repeated: what is finished is kept, until versions or code change. Use an idle machine."""
 
-COLUMNS = (
-    "model",
-    "how",
-    "img/s",
-    "p20 .. p80",
-    "ms",
-    "ratio",
-    "peak MB",
-    "TFLOP/s",
-    "of matmul",
-    "of copy",
-    "warm-up s",
-)
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -54,9 +43,9 @@ class Arguments:
     peers: tuple[str, ...] = ()
     """Models of other libraries to compare with."""
     mode: Literal["inference", "train", "both"] = "inference"
-    batch: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ranged((), **BATCH)
     """Images per step."""
-    image_size: tuple[int, ...] = (224,)
+    image_size: tuple[int, ...] = ranged((224,), nonempty=True, **SIDE)
     compile: tuple[Literal["none", "default", "max-autotune", "freezing"], ...] = ()
     """torch.compile, for ours and for the peers; freezing folds the weights in (for inference on a CPU)."""
     layout: tuple[Literal["nchw", "nhwc"], ...] = ()
@@ -67,12 +56,12 @@ class Arguments:
     backend: tuple[Literal["auto", "reference"], ...] = ("auto",)
     """Of our operations: the fastest, or plain PyTorch."""
     runtime: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8"], ...] = ("torch",)
-    """What runs the models; others than torch take the file that `convnext export` writes, on a CPU."""
+    """Runtimes that run the models; others than torch take the file that `convnext export` writes, on a CPU."""
     graphs: Literal["auto", "on", "off", "both"] = "auto"
     """CUDA graphs in inference; auto: with and without for one image."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    rounds: int = 10
-    seconds: float = 0.5
+    rounds: int = ranged(10, at_least=1)
+    seconds: float = ranged(0.5, above=0)
     """Of measuring each configuration in each round."""
     memory: bool = True
     """Measure peak memory; on a CPU it takes a process of its own for each configuration."""
@@ -92,8 +81,6 @@ def run(argv: list[str]) -> int:
         raise ConvNextError(
             "Name one or more models first, such as convnext_tiny, or a table of the paper: --table 12."
         )
-    if arguments.rounds < 1 or arguments.seconds <= 0:
-        raise ConvNextError(f"--rounds {arguments.rounds} --seconds {arguments.seconds:g}: both must be above 0.")
     from convnext.benchmark.rows import Results, environment
 
     device = _device(arguments.device)
@@ -109,7 +96,7 @@ def run(argv: list[str]) -> int:
         _measure(arguments, configs, device, results)
     finally:  # also after Ctrl-C: what is there
         rows = [row for config in configs if (row := results.find(config)) is not None]
-        _print(rows, arguments, out)
+        print_rows(rows, arguments, out)
     written = [str(arguments.out)] if arguments.out else []
     if arguments.figure:
         from convnext.report.benchmark import draw_benchmark
@@ -159,7 +146,7 @@ def _measure(arguments: Arguments, configs: Sequence, device, results) -> None:
 
     from convnext.benchmark.run import benchmark
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     console = stderr()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("")
@@ -169,54 +156,3 @@ def _measure(arguments: Arguments, configs: Sequence, device, results) -> None:
 
         how = (arguments.rounds, arguments.seconds, arguments.memory)
         benchmark(configs, device, results, *how, show=show, fresh=arguments.fresh)
-
-
-def _print(rows: list[dict], arguments: Arguments, out) -> None:
-    """A table for each group, fastest first; the paper's table if asked for; what failed."""
-    from convnext.benchmark.configs import Config
-    from convnext.benchmark.tables import beside
-
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        if "images_per_second" in row:
-            groups.setdefault(Config(**row["config"]).group_label, []).append(row)
-    for label, members in groups.items():
-        members.sort(key=lambda row: -row["images_per_second"]["p50"])
-        print_table(out, table(COLUMNS, [_cells(row) for row in members], label[:1].upper() + label[1:], left=2))
-        out.print()
-    if arguments.table is not None:
-        title, columns, cells = beside(arguments.table, rows, arguments.model)
-        print_table(out, table(columns, cells, title, left=2))
-        out.print()
-    for row in rows:
-        config = Config(**row["config"])
-        if row["error"]:
-            out.print(f"[red]{config.model}, {config.label} ({config.group_label}): {row['error']}[/]", markup=True)
-        elif row["rounds"] < arguments.rounds:
-            out.print(f"[yellow]{config.model}, {config.label}: {row['rounds']} of {arguments.rounds} rounds.[/]")
-    if any(row.get("ratio_same_run") is False for row in rows):
-        out.print("[yellow]Some ratios compare rows of two runs; --fresh measures all of them in turn.[/]")
-
-
-def _cells(row: dict) -> tuple:
-    from convnext.benchmark.configs import Config
-
-    speed, config = row["images_per_second"], Config(**row["config"])
-    first = row.get("compile_seconds", row.get("first_step_seconds", 0))
-    return (
-        config.model,
-        config.label + (" (alone)" if row.get("alone") else ""),
-        _number(speed["p50"]),
-        f"{_number(speed['p20'])} .. {_number(speed['p80'])}",
-        f"{row['milliseconds']['p50']:.2f}",
-        f"{row['ratio']:.2f}" if "ratio" in row else "",
-        f"{row['peak_memory_mb']:,.0f}" if "peak_memory_mb" in row else "",
-        f"{row['tflops']:.3g}" if "tflops" in row else "",
-        f"{100 * row['share_of_matmul']:.0f} %" if "share_of_matmul" in row else "",
-        f"{100 * row['share_of_copy']:.0f} %" if "share_of_copy" in row else "",
-        f"{row['build_seconds'] + first + row['warmup_seconds']:.1f}",
-    )
-
-
-def _number(images_per_second: float) -> str:
-    return f"{images_per_second:,.0f}" if images_per_second >= 1000 else f"{images_per_second:.1f}"

@@ -6,7 +6,9 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import fetched, parse, stdout
+from convnext.cli.parsing import parse
+from convnext.console import fetched, stdout
+from convnext.errors import ConvNextError
 
 DESCRIPTION = """Rewrite a checkpoint for another library. The format of the input is told from its names.
 
@@ -25,15 +27,26 @@ class Arguments:
     """safetensors is ours: the weights with the preprocessing and class names."""
     weights: Literal["auto", "raw", "ema"] = "auto"
     """Which weights of a training checkpoint that holds both."""
+    overwrite: bool = False
+    """Replace an output that is there already; the input itself is never replaced."""
 
 
 def run(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, "convert", DESCRIPTION)
 
+    from convnext import tasks
     from convnext.weights.load import read_checkpoint
     from convnext.weights.save import save_weights
 
+    source, output = Path(arguments.input), arguments.output
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConvNextError(f"{output} is the input itself. Give another name for the output.")
+    occupied = any(output.iterdir()) if output.is_dir() else output.exists()
+    if occupied and not arguments.overwrite:
+        raise ConvNextError(f"{output} is there already. Give --overwrite to replace it, or another name.")
     checkpoint = read_checkpoint(fetched(arguments.input), arguments.weights)
+    if told := checkpoint.metadata.get("model") or tasks.of_checkpoint(checkpoint).identify(checkpoint.tensors):
+        checkpoint.metadata |= {"model": told, "num_classes": told.get("num_classes")}
     written = save_weights(checkpoint.tensors, arguments.output, arguments.format, checkpoint.metadata)
     model = (checkpoint.metadata.get("model") or {}).get("name", "a model of unknown size")
     stdout().print(

@@ -1,15 +1,100 @@
 """`convnext evaluate MODEL ...`: the same verb for every task."""
 
-from convnext.cli.options import by_task
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-DESCRIPTION = """Accuracy on labelled images: top-1, top-5, loss, per class, and a confusion figure.
+from convnext.cli.parsing import Model, Precision, parse, require_model, task_options, with_task_options
+from convnext.console import print_table, progress_bar, stdout, table
+from convnext.recipes.ranges import BATCH, SIDE, WORKERS, ranged
 
-    convnext evaluate runs/small-finetune                 a run, raw and EMA, on the images it held out
+DESCRIPTION = """Measure a model on labelled images: accuracy of a classifier, AP of a detector, mIoU of a segmenter; per class.
+
+    convnext evaluate runs/small-finetune                 a run, all its weights, on the images it held out
     convnext evaluate model.safetensors --data photos     a checkpoint on a folder with one folder per class
     convnext evaluate convnext_base.in22k_in1k --data imagenet --out results/base
+    convnext evaluate cascade_mask_rcnn_convnext_tiny.coco --data coco
+    convnext evaluate runs/small-segment --mode multi-scale
 
+A model's own training data means its held-out part, wherever it is named from; --split chooses another part.
 Several processes share the work: torchrun --nproc-per-node 8 -m convnext evaluate ..."""
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Options of `evaluate` for every task."""
+
+    model: Model
+    """A run's folder, a checkpoint file, a file of `convnext export`, or a name of the catalog."""
+    data: str | None = None
+    """Labelled images, as for `train`; a run's own held-out images if not given."""
+    split: Literal["train", "val", "all"] | None = None
+    """Part of the model's own data, or of data with parts; by default the held-out one."""
+    weights: Literal["all", "best", "raw", "ema"] = "all"
+    """Weights of a run, or of a training checkpoint that holds raw and ema: best, raw (final), ema (their moving average)."""
+    image_size: int | None = ranged(None, **SIDE)
+    """Side in pixels, if not the checkpoint's."""
+    per_class: bool = True
+    """Print the table of classes (at most 50, the worst first); the JSON has all."""
+    out: Path | None = None
+    """Folder for the results; RUN/evaluation for a run, none for a file."""
+    batch: int | None = ranged(None, **BATCH)
+    """Images at once; by default 64 for a classifier, 1 for others."""
+    workers: int | None = ranged(None, **WORKERS)
+    """Processes that load data; by default as in training."""
+    device: str = "auto"
+    """cuda, mps, cpu, or auto: the first of them that is there."""
+    precision: Precision = "auto"
+    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
+    trust: bool = False
+    """Open exported files of formats that can run code of whoever made them."""
+
+
 def run(argv: list[str]) -> int:
-    return by_task("evaluate", argv, DESCRIPTION)
+    require_model(argv, "evaluate")
+    arguments: Any = parse(with_task_options(Evaluate, "evaluate_options"), argv, "evaluate", DESCRIPTION)
+
+    from convnext.runtime import world as processes
+    from convnext.runtime.run_folder import is_run
+    from convnext.trained import evaluate
+
+    with processes.joined("cpu" if arguments.model.endswith((".onnx", ".xml", ".pt2")) else arguments.device) as world:
+        models = _open(arguments, world)
+        first = next(iter(models.values()))
+        options = task_options(arguments, first.spec, arguments.model)
+        with progress_bar("evaluating", world.is_main) as progress:
+            result = evaluate(
+                models,
+                arguments.data,
+                split=arguments.split,
+                batch=arguments.batch,
+                workers=arguments.workers,
+                world=world,
+                progress=progress,
+                **options,
+            )
+        if world.is_main:
+            out, tables = stdout(), result.tables if arguments.per_class else result.tables[:1]
+            for number, each in enumerate(tables):
+                if number:
+                    out.print()
+                print_table(out, table(each.columns, each.rows, each.title, each.left))
+            folder = arguments.out or (Path(arguments.model) / "evaluation" if is_run(Path(arguments.model)) else None)
+            if folder:
+                out.print(f"Written: {result.save(folder)}")
+    return 0
+
+
+def _open(arguments: Any, world: Any) -> dict:
+    """Weights by name, those in use first; files that hold the same weights are one, named "best = raw"."""
+    from convnext.trained import load_weights_of, located
+
+    name = world.on_main(lambda: located(arguments.model))
+    wanted = None if arguments.weights == "all" else [arguments.weights]
+    options = (str(world.device), arguments.precision, arguments.image_size, arguments.trust)
+    names: dict[object, list[str]] = {}
+    models = load_weights_of(name, wanted, *options)
+    for which, model in models.items():
+        facts = model.opened.loaded.metadata
+        names.setdefault((facts.get("weights"), facts["step"]) if "step" in facts else which, []).append(which)
+    return {" = ".join(same): models[same[0]] for same in names.values()}

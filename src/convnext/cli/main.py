@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from io import TextIOWrapper
 
 from convnext import __version__
 from convnext.errors import ConvNextError, nearest
@@ -18,7 +19,9 @@ VERBS = {
     "data": "`data check`: look at a dataset before training on it; `data corrupt`: write corrupted copies",
     "convert": "rewrite a checkpoint for another library",
     "export": "write a model as ONNX, OpenVINO, torch.export or AOTInductor, compared with PyTorch on real images",
+    "hub": "share a trained model on the Hugging Face Hub, or fetch one: `hub push`, `hub pull`",
     "report": "draw a run's curves, and the paper's figures beside your runs",
+    "completion": "print a script that completes commands in bash, zsh or fish",
 }
 
 HELP = f"""convnext {__version__}: train, evaluate and deploy ConvNeXt image models.
@@ -41,40 +44,70 @@ examples:
 
 def main() -> None:
     """The entry point of the `convnext` command."""
+    if sys.stderr is None:  # closed by whoever started it, as by 2>&-
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stderr.write(
+            "convnext: standard output is closed, so nothing could be shown; send it to /dev/null instead.\n"
+        )
+        sys.exit(2)
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code; errors that are meant for people are printed without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # words of the command need not be UTF-8
+    warnings.filterwarnings("ignore", module="PIL")  # about files that we report ourselves
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # DDP, of sides of length 1
+    try:
+        code = _answered(argv)
+        sys.stdout.flush()  # here, so that a full disk is told
+        return code
+    except ConvNextError as error:
+        if os.environ.get("CONVNEXT_DEBUG"):
+            raise
+        return _told(str(error))
+    except KeyboardInterrupt:
+        print("convnext: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `convnext info | head`
+        _discard_output()
+        return 0
+    except OSError as error:
+        if os.environ.get("CONVNEXT_DEBUG") or (error.filename is None and error.errno is None):
+            raise
+        return _told(f"{error}. Check the path, its permissions and the free space.")
+
+
+def _answered(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
     if argv[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    verb, arguments = argv[0], argv[1:]
-    warnings.filterwarnings("ignore", module="PIL")  # about files that we report ourselves
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # DDP, of sides of length 1
+    verb = argv[0]
+    if verb not in VERBS:
+        raise ConvNextError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} `convnext --help` lists them.")
+    return import_module(f"convnext.cli.{verb}").run(argv[1:]) or 0
+
+
+def _discard_output() -> None:
+    """Forget output that could not be written: Python would try again at its end, which would be a second error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _told(message: str) -> int:
+    from convnext.console import clean
+
     try:
-        if verb not in VERBS:
-            raise ConvNextError(f"There is no verb {verb!r}.{nearest(verb, VERBS)} `convnext --help` lists them.")
-        return import_module(f"convnext.cli.{verb}").run(arguments) or 0
-    except ConvNextError as error:
-        if os.environ.get("CONVNEXT_DEBUG"):
-            raise
-        print(f"convnext: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("convnext: stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `convnext info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        if os.environ.get("CONVNEXT_DEBUG") or (error.filename is None and error.errno is None):
-            raise
-        print(f"convnext: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+    print(f"convnext: {clean(message)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

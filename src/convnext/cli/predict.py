@@ -1,15 +1,136 @@
-"""`convnext predict MODEL ...`: the same verb for every task."""
+"""`convnext predict MODEL IMAGES ...`: the same verb for every task."""
 
-from convnext.cli.options import by_task
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-DESCRIPTION = """Classify images: a table on the terminal, or JSON lines with --json.
+from convnext.cli.parsing import Images, Model, Precision, parse, require_model, task_options, with_task_options
+from convnext.console import print_table, progress_bar, stderr, stdout, table
+from convnext.errors import ConvNextError
+from convnext.files import to_json
+from convnext.recipes.ranges import BATCH, SIDE, ranged
+
+DESCRIPTION = """Classify images, find objects in them, or label their pixels: a table on the terminal, or JSON lines.
 
     convnext predict runs/small-finetune holiday/*.jpg
     convnext predict model.safetensors photos/ --top-k 3 --json > predictions.jsonl
-    convnext predict convnext_tiny.in1k cat.png
+    convnext predict runs/small-detect street.jpg --threshold 0.5 --out found
+    convnext predict upernet_convnext_tiny.ade20k_512 street.jpg --mode multi-scale
 
-Exit code 2 if an image could not be read; the others are still classified."""
+Detectors and segmenters write drawn images to --out (predictions/), classifiers where --out is given. Images that are
+read are never overwritten, other files only with --overwrite.
+
+Exit code 2 if an image could not be read; the others are still answered."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Options of `predict` for every task."""
+
+    model: Model
+    """A run's folder, a checkpoint file, a file of `convnext export`, or a name of the catalog."""
+    images: Images
+    """Image files, folders (walked), or globs."""
+    json: bool = False
+    """Print one JSON object per line: file, and answer or error."""
+    out: Path | None = None
+    """Folder for the drawn images and result files."""
+    overwrite: bool = False
+    """Replace files of --out that are there already."""
+    weights: Literal["best", "raw", "ema"] = "best"
+    """Weights of a run."""
+    image_size: int | None = ranged(None, **SIDE)
+    """Side in pixels, if not the checkpoint's."""
+    batch: int | None = ranged(None, **BATCH)
+    """Images at once; by default 64 for a classifier, 1 for others."""
+    device: str = "auto"
+    """cuda, mps, cpu, or auto: the first of them that is there."""
+    precision: Precision = "auto"
+    """Precision of the arithmetic; auto: the fastest that the device computes well in."""
+    trust: bool = False
+    """Open exported files of formats that can run code of whoever made them."""
 
 
 def run(argv: list[str]) -> int:
-    return by_task("predict", argv, DESCRIPTION)
+    require_model(argv, "predict")
+    arguments: Any = parse(with_task_options(Predict, "predict_options"), argv, "predict", DESCRIPTION)
+
+    from convnext.data.find import output_stems
+    from convnext.task.inputs import inputs_of
+    from convnext.task.results import Failure
+    from convnext.trained import load
+
+    if not arguments.images:
+        raise ConvNextError(
+            "Name the images after the model: files, folders or globs, such as `convnext predict runs/quickstart photos/`."
+        )
+    inputs, _ = inputs_of(arguments.images)
+    options: dict[str, Any] = {"device": arguments.device, "precision": arguments.precision, "trust": arguments.trust}
+    model = load(arguments.model, weights=arguments.weights, image_size=arguments.image_size, **options)
+    spec, out, err = model.spec, stdout(), stderr()
+    answers = model.answers(inputs, arguments.batch, **task_options(arguments, spec, arguments.model))
+    names = [each.name for each in inputs]
+    stems = output_stems(names)
+    folder = arguments.out or (Path(spec.default_out) if spec.default_out and not arguments.json else None)
+    facts = [str(model.opened.loaded.source), f"{len(model.classes)} classes", spec.size_text(model.opened.loaded)]
+    err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
+    rows: list[tuple[str, ...]] = []
+    kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())
+    with progress_bar(spec.doing) as progress:
+        for number, (answer, stem) in enumerate(zip(_counted(answers, progress, len(inputs)), stems, strict=True)):
+            broken = isinstance(answer, Failure)
+            failed += broken
+            if arguments.json:
+                print(to_json(answer.to_dict()), flush=True)
+            if isinstance(answer, Failure):
+                text = answer.error if answer.name in answer.error else f"{answer.name}: {answer.error}"
+                err.print(text, style="red")
+                rows.append((names[number], "no answer"))
+                continue
+            rows += [(names[number] if k == 0 else "", *cells) for k, cells in enumerate(answer.summary())]
+            writer.save(answer, stem)
+            if folder and spec.collected():
+                kept.append(answer)
+    if not arguments.json and rows:
+        width = max(map(len, rows))
+        print_table(
+            out, table(("image", "answer", "")[:width], [row + ("",) * (width - len(row)) for row in rows], left=2)
+        )
+    if folder:
+        spec.write(kept, model.opened.loaded, folder) if kept or spec.collected() else None
+        (err if arguments.json else out).print(f"Written: {folder}")
+    return 2 if failed else 0
+
+
+def _counted(answers: Iterator, progress: Any, total: int) -> Iterator:
+    for number, answer in enumerate(answers):
+        yield answer
+        progress(number + 1, total)
+
+
+class Writer:
+    """Files of a `predict`: none of them is one that was read, and none replaces another unless that is asked for."""
+
+    def __init__(self, folder: Path | None, inputs: list[str], overwrite: bool, collected: tuple[str, ...]):
+        self.folder, self.overwrite = folder, overwrite
+        self.inputs = {Path(name).resolve() for name in inputs}
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in collected:
+                self._check(folder / name)
+
+    def save(self, answer: Any, stem: str) -> None:
+        """Write the files of one answer."""
+        if self.folder:
+            for ending in answer.files:
+                self._check(self.folder / f"{stem}{ending}")
+            answer.save(self.folder, stem)
+
+    def _check(self, path: Path) -> None:
+        if path.resolve() in self.inputs:
+            raise ConvNextError(
+                f"{path} is an image that is read here, and would be overwritten. Give another folder: --out."
+            )
+        if path.exists() and not self.overwrite:
+            raise ConvNextError(f"{path} is there already. Give --overwrite to replace such files, or another --out.")

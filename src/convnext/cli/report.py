@@ -6,7 +6,8 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, stdout
+from convnext.cli.parsing import parse
+from convnext.console import stdout
 from convnext.errors import ConvNextError, nearest
 
 HELP = """usage: convnext report FIGURE ... [--out FILE]

@@ -6,8 +6,10 @@ from typing import Literal
 
 import tyro
 
-from convnext.cli.common import parse, print_table, stderr, stdout, table
+from convnext.cli.parsing import parse
+from convnext.console import clean, print_table, stderr, stdout, table
 from convnext.errors import ConvNextError
+from convnext.recipes.ranges import BATCH, WORKERS, ranged
 
 DESCRIPTION = """Accuracy on harder and on corrupted images: the sets of the paper's Table 8, and the same corruptions on
 your own images.
@@ -66,14 +68,14 @@ class Arguments:
     """Labelled images, as for `evaluate --data`, to corrupt on the fly. What comes of it is called generated."""
     corruptions: tuple[str, ...] = ("c", "c-bar")
     """For --corrupt: names, or the groups c (15), c-extra (4), c-bar (10) and all."""
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: tuple[int, ...] = ranged((1, 2, 3, 4, 5), at_least=1, at_most=5, nonempty=True)
     """For --corrupt: from 1, weak, to 5, strong."""
     seed: int = 0
     """For --corrupt: an image's corruption depends on this and its name alone."""
     out: Path | None = None
     """Folder for robustness.json and robustness.png; RUN/robustness for a run, else ./robustness-NAME, of the first model."""
-    batch: int = 64
-    workers: int | None = None
+    batch: int = ranged(64, **BATCH)
+    workers: int | None = ranged(None, **WORKERS)
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -89,13 +91,10 @@ def run(argv: list[str]) -> int:
             "Nothing to evaluate on: give the folder of one or more released sets (--imagenet-a, --imagenet-r, "
             "--imagenet-sketch, --imagenet-c, --imagenet-c-bar, --clean), or --corrupt with labelled images of your own."
         )
-    from convnext.runtime import world as distributed
+    from convnext.runtime import world as processes
 
-    world = distributed.start(arguments.device)
-    try:
+    with processes.joined(arguments.device) as world:
         return _robustness(arguments, world)
-    finally:
-        distributed.stop()
 
 
 def _robustness(arguments: Arguments, world) -> int:
@@ -123,9 +122,9 @@ def _robustness(arguments: Arguments, world) -> int:
     out, err = stdout(), stderr()
     if world.is_main:
         for sentence in gaps(released):
-            err.print(f"[yellow]{sentence}[/]")
+            err.print(f"{sentence}", style="yellow")
     tested = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not (world.is_main and err.is_terminal)) as bar:
         whole, part = bar.add_task(""), bar.add_task("")
         for name in dict.fromkeys(arguments.model):
@@ -136,7 +135,7 @@ def _robustness(arguments: Arguments, world) -> int:
             number = {unit.key: i for i, unit in enumerate(units)}
 
             def show(key: str, done: int, images: int, number=number, name=name) -> None:
-                bar.update(whole, description=name, completed=number[key], total=len(number))
+                bar.update(whole, description=clean(name), completed=number[key], total=len(number))
                 bar.update(part, description=f"  {key}", completed=done, total=images)
 
             evaluate_units(subject, units, results, world, arguments.batch, workers, precision, show)
@@ -166,7 +165,7 @@ def _report(tested: list[tuple], results, out) -> int:
             out.print()
     sentences = [sentence for summary in summaries.values() for sentence in (*summary["refused"], *summary["notes"])]
     for sentence in dict.fromkeys(sentences):
-        out.print(f"[yellow]{sentence}[/]")
+        out.print(f"{sentence}", style="yellow")
     written = [results.path]
     if any(summary["errors"] for summary in summaries.values()):
         written.append(draw_robustness(results.path, results.path.with_suffix(".png"), list(summaries)))

@@ -1,4 +1,4 @@
-"""From what a person types for pictures to files."""
+"""Find the image files that command-line patterns name, and name the results about them."""
 
 import glob
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from convnext.errors import ConvNextError
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
-    """Files in the order given; folders are walked, globs expanded.
+    """List the files in the order given; folders are walked, globs expanded.
 
     Raises:
         ConvNextError: a pattern matches nothing.
@@ -33,11 +33,19 @@ def find_images(patterns: Sequence[str]) -> list[str]:
 
 
 def output_stems(files: Sequence[str]) -> list[str]:
-    """A name for what is written about each file: its own without the ending, numbered where two would be the same."""
-    seen: dict[str, int] = {}
-    stems = []
-    for file in files:
-        stem = Path(file).stem
-        seen[stem] = seen.get(stem, 0) + 1
-        stems.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
+    """Name the results about each file: its own name without the ending, numbered where an earlier file has that name.
+
+    Names that differ in case only are numbered too, because many file systems take them for one. No number makes a
+    name that another file has by itself.
+    """
+    stems = [Path(file).stem for file in files]
+    own = {stem.casefold() for stem in stems}
+    numbers: dict[str, int] = {}
+    for i, stem in enumerate(stems):
+        key = stem.casefold()
+        if key in numbers:
+            while (name := f"{stem}-{numbers[key]}").casefold() in own:
+                numbers[key] += 1
+            stems[i] = name
+        numbers[key] = numbers.get(key, 1) + 1
     return stems

@@ -4,10 +4,12 @@ Pillow's `Image.open` is not used: it warns about large images through global st
 itself, and it tries formats that run other programs (EPS) or decode to nothing useful.
 """
 
+import ctypes
 import os
+import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import BinaryIO
 
@@ -39,7 +41,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 # fmt: off
 IMAGE_EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp",
-    ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k",
+    ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k", ".jpf",
 })
 # fmt: on
 """Lower-case endings of the files that a folder of images is searched for; `decode` looks at the content alone."""
@@ -55,8 +57,29 @@ _UPRIGHT = {
 }
 
 
+def _silence_libtiff() -> None:
+    """Turn off libtiff's messages on stderr, in all threads: what matters of them is in the ImageError.
+
+    Through the library that Pillow has loaded, where its symbols are visible (not in Pillow for Windows).
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(Image.core.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.restype = ctypes.c_void_p
+            set_handler(None)
+
+
+_silence_libtiff()
+
+
 class ImageError(ConvNextError):
     """An image that cannot be decoded; the message names it and says why."""
+
+
+def unreadable(reason: str) -> ImageError:
+    """Error that ends an evaluation because an image cannot be read, for this reason."""
+    return ImageError(f"{reason} Evaluation leaves no image out: repair or remove it.")
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
@@ -67,7 +90,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 def decode(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
     """Decode one image, upright, on white, without metadata.
 
-    - EXIF orientation is applied; a broken EXIF block is ignored.
+    - The orientation is applied that EXIF or, without one there, XMP has; a broken EXIF block is ignored.
     - Transparency is composited on white, because that is what a person sees on a page; the colour that a file keeps
       under transparent pixels is arbitrary.
     - Of an animation, the first frame.
@@ -115,9 +138,9 @@ def open_image(
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decode an opened image to RGB and apply its EXIF orientation."""
+    """Decode an opened image to RGB and apply its orientation."""
     rgb = to_rgb(image)
-    turn = _UPRIGHT.get(_orientation(image.info.get("exif", b"")))  # a TIFF has no such block: its reader turns it
+    turn = _UPRIGHT.get(orientation(image) or 1)
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -140,11 +163,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _orientation(exif: bytes) -> int:
-    """The orientation tag of an EXIF block; 1 if it has none or is broken.
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 to 8, where Pillow's `exif_transpose` finds it: EXIF block, raw EXIF profile, XMP; else None.
 
     Not left to Pillow, which reads all other tags as well and warns about those that are broken.
     """
+    if image.format == "TIFF":  # its reader has turned it
+        return None
+    exif = image.info.get("exif")
+    if exif is None:  # ImageMagick's text chunk of a PNG: a title, a length, hexadecimal lines
+        with suppress(ValueError):
+            exif = bytes.fromhex("".join(str(image.info.get("Raw profile type exif", "")).split("\n")[3:]))
+    if (value := _exif_orientation(exif or b"")) is not None:
+        return value
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
+    return int(match[1]) if match else None
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """The orientation tag of an EXIF block; None if it has none or is broken."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = ">" if tiff.startswith(b"MM") else "<"
     try:
@@ -156,7 +194,7 @@ def _orientation(exif: bytes) -> int:
                 return value
     except struct.error:
         pass
-    return 1
+    return None
 
 
 def _scaled(image: Image.Image) -> Image.Image:

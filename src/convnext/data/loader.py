@@ -20,7 +20,7 @@ Targets = Tensor | list[dict[str, Tensor]]
 
 
 class Samples(Protocol):
-    """What a loader asks of a dataset of any task."""
+    """The one interface of the datasets of all tasks, which loaders and evaluations use."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +33,7 @@ class Samples(Protocol):
         ...
 
     def target(self, i: int) -> Any:
-        """What the model shall say of image i: a label, boxes, a mask; raises ImageError if it cannot be decoded."""
+        """Ground truth of image i: a label, boxes, a mask; raises ImageError if it cannot be decoded."""
         ...
 
 
@@ -117,7 +117,7 @@ class EvalSamples(Dataset):
 
 
 def collate(samples: list) -> Batch:
-    """Pictures of one size with labels: numbers, or maps of the pictures' size."""
+    """Images of one size with labels: numbers, or maps of the images' size."""
     images, labels, indices, unreadable = zip(*samples, strict=True) if samples else ((), (), (), ())
     readable = [image for image in images if image is not None]
     maps = bool(labels) and isinstance(labels[0], Tensor)
@@ -130,7 +130,7 @@ def collate(samples: list) -> Batch:
 
 
 def collate_padded(samples: list) -> Batch:
-    """Pictures of different sizes with a dict of tensors each, padded to one size; `masks` (n, H, W) are padded alike."""
+    """Images of different sizes with a dict of tensors each, padded to one size; `masks` (n, H, W) are padded alike."""
     images, targets, indices, unreadable = zip(*samples, strict=True)
     batch = pad_to_multiple(list(images))
     for image, target in zip(images, targets, strict=True):
@@ -146,7 +146,8 @@ def _worker_init(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, collate: Callable) -> DataLoader:
+def make_loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, collate: Callable) -> DataLoader:
+    """Loader of the items of `dataset` in these batches of keys; workers leave SIGINT and SIGTERM to the main process."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -162,7 +163,7 @@ def train_loader(
     samples: TrainSamples, batches: TrainBatches, workers: int, pin: bool, collate: Callable[[list], Batch] = collate
 ) -> DataLoader:
     """All micro-batches of one rank to the end of the run."""
-    return _loader(samples, batches, workers, pin, collate)
+    return make_loader(samples, batches, workers, pin, collate)
 
 
 def eval_loader(samples: EvalSamples, batch: int, workers: int, pin: bool, rank: int = 0, world: int = 1) -> DataLoader:
@@ -171,7 +172,7 @@ def eval_loader(samples: EvalSamples, batch: int, workers: int, pin: bool, rank:
     Every rank has equally many batches, so that they can agree on things between batches; the last may be empty.
     """
     mine, most = range(rank, len(samples), world), -(-len(samples) // world)
-    return _loader(samples, [mine[i : i + batch] for i in range(0, most, batch)], workers, pin, collate)
+    return make_loader(samples, [mine[i : i + batch] for i in range(0, most, batch)], workers, pin, collate)
 
 
 def default_workers(device: torch.device, devices_here: int) -> int:

@@ -1,4 +1,4 @@
-"""What every `data check` does: decode one image and note what it showed; summarise sides and names."""
+"""Parts of every `data check`: decoding one image and noting its properties; summaries of sides and names."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Look:
-    """What decoding one image showed."""
+    """Properties of one decoded image, or the reason why it cannot be decoded."""
 
     digest: bytes = b""
     size: tuple[int, int] = (0, 0)
@@ -43,7 +43,7 @@ def look_at(source: Path | bytes | Image.Image | ImageError, name: str) -> Look:
                 mode, rgb = image.mode, upright_rgb(image)
     except ImageError as error:
         return Look(reason=str(error))
-    # of pixels, not of the file: the same picture with other metadata is the same picture
+    # of pixels, not of the file: the same image with other metadata is the same image
     digest = hashlib.blake2b(rgb.tobytes(), digest_size=16, salt=b"%dx%d" % rgb.size)
     return Look(digest.digest(), rgb.size, mode)
 

@@ -4,6 +4,7 @@ The reference resizes with OpenCV's bilinear filter, without antialiasing, in ui
 COCO and ADE20K checkpoints were trained and measured so (Section A.3).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,13 @@ from convnext.data.stored import Stored
 
 @dataclass(frozen=True)
 class DensePreprocess(Stored):
-    """What a picture goes through before a detector or segmenter at test time; saved inside every checkpoint.
+    """Preprocessing of an image before a detector or segmenter in evaluation; saved inside every checkpoint.
 
     Attributes:
-        short, long: the picture is scaled, its aspect kept, to the largest size whose short side is at most `short`
+        short, long: the image is scaled, its aspect kept, to the largest size whose short side is at most `short`
             and whose long side is at most `long` pixels.
         mean, std: per channel, of values in 0..1.
-        crop: side of the windows that slide over the picture in segmentation; a third of each overlaps the next.
+        crop: side of the windows that slide over the image in segmentation; a third of each overlaps the next.
     """
 
     short: int
@@ -34,17 +35,17 @@ class DensePreprocess(Stored):
     crop: int | None = None
 
     def __call__(self, image: Image) -> Tensor:
-        """RGB picture -> (3, H, W) float, scaled and normalised, not padded."""
+        """RGB image -> (3, H, W) float, scaled and normalised, not padded."""
         values = pixels(image)
         return normalize(resize(values, scaled_size(values.shape[-2:], self.short, self.long)), self.mean, self.std)
 
 
 def pixels(image: Image) -> Tensor:
-    """RGB picture -> (3, H, W) uint8."""
+    """RGB image -> (3, H, W) uint8."""
     return torch.from_numpy(np.asarray(image, dtype=np.uint8).copy()).permute(2, 0, 1).contiguous()
 
 
-def scaled_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
+def scaled_size(size: Sequence[int], short: int, long: int) -> tuple[int, int]:
     """(H, W) scaled, its aspect kept, until the short side is `short` or the long one `long`, whichever comes first."""
     height, width = size
     scale = min(short / min(height, width), long / max(height, width))
@@ -65,9 +66,15 @@ def normalize(image: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple
     return (image.float() - torch.tensor(mean)[:, None, None] * 255) / scale[:, None, None]
 
 
+def padded_size(size: Sequence[int], multiple: int = PAD_MULTIPLE) -> tuple[int, int]:
+    """Smallest (H, W) that holds `size` (height, width) and whose sides are multiples of `multiple`."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
 def pad_to_multiple(images: list[Tensor], multiple: int = PAD_MULTIPLE) -> Tensor:
-    """Pictures (3, H, W) of any sizes -> (B, 3, H', W'): zeros below and to the right, sides multiples of `multiple`."""
-    height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (-2, -1))
+    """Images (3, H, W) of any sizes -> (B, 3, H', W'): zeros below and to the right, sides multiples of `multiple`."""
+    height, width = padded_size([max(image.shape[axis] for image in images) for axis in (-2, -1)], multiple)
     batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[-2], : image.shape[-1]] = image

@@ -21,7 +21,7 @@ class TrainBatches:
     an epoch is the same set of images whatever the number of ranks and of accumulation steps. The remainder that does
     not fill a batch is left out, another one in each epoch.
 
-    `sort_by` (samples,), if given, orders the images inside each batch, so that a micro-batch holds like ones (pictures of
+    `sort_by` (samples,), if given, orders the images inside each batch, so that a micro-batch holds like ones (images of
     one aspect need little padding); which images make a batch does not depend on it.
     """
 
@@ -39,7 +39,7 @@ class TrainBatches:
         per_epoch = self.samples // self.total_batch
         device_batch = self.total_batch // (self.accumulation * self.world)
         share = device_batch * self.accumulation
-        epoch, order = -1, None
+        epoch, order = -1, []
         for step in range(self.start, self.total_steps):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch

@@ -1,4 +1,4 @@
-"""Drawn pictures whose objects are known to the pixel: circles, rectangles and triangles, for tests and first runs.
+"""Drawn images whose objects are known to the pixel: circles, rectangles and triangles, for tests and first runs.
 
 Later shapes cover earlier ones, so masks are what is visible, and boxes are drawn around that.
 """
@@ -19,7 +19,7 @@ SEMANTIC = ("background", *SHAPES)
 
 @dataclass
 class Scene:
-    """picture (h, w, 3) uint8; of n objects: labels (n,) into `SHAPES`, masks (n, h, w) bool, crowd (n,) bool."""
+    """image (h, w, 3) uint8; of n objects: labels (n,) into `SHAPES`, masks (n, h, w) bool, crowd (n,) bool."""
 
     picture: np.ndarray
     labels: np.ndarray
@@ -30,12 +30,12 @@ class Scene:
 def draw_scene(seed: int, index: int, size: int, objects: int = 5, crowds: float = 0.15) -> Scene:
     """Scene `index`: a textured background, 1 to `objects` shapes and, with a probability of `crowds`, a crowd of dots.
 
-    Pictures are `size` pixels on the long side, and 3/4 of it on the other one unless they are square.
+    Images are `size` pixels on the long side, and 3/4 of it on the other one unless they are square.
     """
     rng = np.random.default_rng((seed, index))
     height, width = ((size, size), (size, size * 3 // 4), (size * 3 // 4, size))[rng.integers(3)]
     y, x = np.mgrid[:height, :width] + 0.5
-    picture = _texture(rng, height, width)
+    image = _texture(rng, height, width)
     labels, masks = [], []
     count = int(rng.integers(1, objects + 1))
     has_crowd = rng.random() < crowds
@@ -47,13 +47,13 @@ def draw_scene(seed: int, index: int, size: int, objects: int = 5, crowds: float
         labels.append(label)
         masks.append(mask)
         color = rng.integers(0, 256, 3)
-        while np.abs(color - picture[mask].mean(axis=0)).max() < 80:
+        while np.abs(color - image[mask].mean(axis=0)).max() < 80:
             color = rng.integers(0, 256, 3)
-        picture[mask] = color + rng.normal(0, 8, (int(mask.sum()), 3))
+        image[mask] = color + rng.normal(0, 8, (int(mask.sum()), 3))
     crowd = np.arange(len(masks)) == count
     seen = [k for k, mask in enumerate(masks) if mask.sum() >= 12]
-    picture = picture.clip(0, 255).astype(np.uint8)
-    return Scene(picture, np.array(labels)[seen], np.stack(masks)[seen], crowd[seen])
+    image = image.clip(0, 255).astype(np.uint8)
+    return Scene(image, np.array(labels)[seen], np.stack(masks)[seen], crowd[seen])
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _shape(rng: np.random.Generator, label: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(h, w) bool: one shape that lies inside the picture."""
+    """(h, w) bool: one shape that lies inside the image."""
     height, width = x.shape
     radius = max(4.0, rng.uniform(0.08, 0.25) * min(height, width))
     cx, cy = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
@@ -160,7 +160,7 @@ def write_shapes(folder: str | Path, images: int = 48, val_images: int = 16, siz
 def write_shapes_semantic(
     folder: str | Path, images: int = 48, val_images: int = 16, size: int = 128, seed: int = 0
 ) -> Path:
-    """Write the same pictures in ADE20K's layout: {images,annotations}/{training,validation}/ and classes.txt.
+    """Write the same images in ADE20K's layout: {images,annotations}/{training,validation}/ and classes.txt.
 
     The annotations are PNG: 0 is unlabelled, here the dots of crowds, and k is line k of classes.txt, which is `SEMANTIC`.
     """

@@ -7,7 +7,7 @@ from convnext.errors import ConvNextError
 
 
 class Stored:
-    """For a frozen dataclass of numbers, words and tuples: there and back as a dict that JSON holds."""
+    """Base of frozen dataclasses of numbers, words and tuples that convert to a dict for JSON and back."""
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:

@@ -23,14 +23,14 @@ def base_anchors(stride: int, device: torch.device | None = None) -> Tensor:
 
 
 def level_anchors(size: Sequence[int], stride: int, device: torch.device | None = None) -> Tensor:
-    """(h w A, 4) pixels of the picture, for a level of `size` (h, w); row after row, the A of a position together."""
+    """(h w A, 4) pixels of the image, for a level of `size` (h, w); row after row, the A of a position together."""
     y, x = (stride * torch.arange(side, dtype=torch.float32, device=device) for side in size)
     y, x = torch.meshgrid(y, x, indexing="ij")
     corners = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)  # (h w, 1, 4)
     return (corners + base_anchors(stride, device)).reshape(-1, 4)
 
 
-def inside(size: Sequence[int], stride: int, picture: Sequence[int], device: torch.device | None = None) -> Tensor:
-    """(h w A,) bool: anchors of a level at positions that the `picture` (height, width) reaches, not padding alone."""
-    y, x = (torch.arange(side, device=device) * stride < valid for side, valid in zip(size, picture, strict=True))
+def inside(size: Sequence[int], stride: int, image_size: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """(h w A,) bool: anchors of a level at positions that the `image_size` (height, width) reaches, not padding alone."""
+    y, x = (torch.arange(side, device=device) * stride < valid for side, valid in zip(size, image_size, strict=True))
     return (y[:, None] & x).reshape(-1, 1).expand(-1, len(RATIOS)).reshape(-1)

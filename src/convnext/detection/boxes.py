@@ -29,7 +29,7 @@ def decode(
     """The inverse of `encode`: (..., 4); sides grow or shrink at most by the factor 1000 / 16, centres are not limited.
 
     Args:
-        clip_to: (height, width) of the picture to which the boxes are cut.
+        clip_to: (height, width) of the image to which the boxes are cut.
     """
     deltas = deltas.float() * deltas.new_tensor(stds, dtype=torch.float32)
     centre, size = _centre_size(sources.float())
@@ -40,7 +40,7 @@ def decode(
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) cut to a picture of `size` (height, width); nan, from weights that diverged, becomes 0."""
+    """Boxes (..., 4) cut to an image of `size` (height, width); nan, from weights that diverged, becomes 0."""
     height, width = size
     x1, y1, x2, y2 = boxes.nan_to_num(0.0).clamp(min=0).unbind(-1)
     return torch.stack([x1.clamp(max=width), y1.clamp(max=height), x2.clamp(max=width), y2.clamp(max=height)], dim=-1)

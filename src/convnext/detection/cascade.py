@@ -1,10 +1,10 @@
-"""The second part of a detector: a sequence of stages, each of which classifies regions, moves them and masks them.
+"""The second part of a detector: a sequence of stages, each of which classifies proposals, moves them and masks them.
 
 Cascade R-CNN (Cai and Vasconcelos, CVPR 2018) has three, each trained at a higher IoU on what the one before made of the
-regions. Mask R-CNN is a cascade of one. Names as in the reference: `bbox_head` and `mask_head` are lists where there are
+proposals. Mask R-CNN is a cascade of one. Names as in the reference: `bbox_head` and `mask_head` are lists where there are
 several stages.
 
-Legend: B pictures, n regions of all pictures together, N of one, K classes, P positives.
+Legend: B images, n proposals of all images together, N of one, K classes, P positives.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 from convnext.detection.box_head import POOLED, BoxHead, pool
 from convnext.detection.mask_head import POOLED as MASK_POOLED
 from convnext.detection.mask_head import SIDE, MaskHead, mask_targets
-from convnext.detection.matching import Sample, sample_regions
+from convnext.detection.matching import Sample, sample_proposals
 
 POSITIVE_SHARE = 0.25
 SCORE, NMS, PER_PICTURE = 0.05, 0.5, 100
@@ -28,7 +28,7 @@ Detections = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Stage:
-    """IoU from which a region is an object, weight of the stage's losses, and units of its box deltas."""
+    """IoU from which a proposal is an object, weight of the stage's losses, and units of its box deltas."""
 
     iou: float
     weight: float
@@ -59,11 +59,11 @@ class RoIHead(nn.Module):
 
     @property
     def box_heads(self) -> list[BoxHead]:
-        return [*self.bbox_head] if isinstance(self.bbox_head, nn.ModuleList) else [self.bbox_head]
+        return [head for head in self.bbox_head.modules() if isinstance(head, BoxHead)]
 
     @property
     def mask_heads(self) -> list[MaskHead]:
-        return [*self.mask_head] if isinstance(self.mask_head, nn.ModuleList) else [self.mask_head]
+        return [head for head in self.mask_head.modules() if isinstance(head, MaskHead)]
 
     # -- training
 
@@ -78,32 +78,32 @@ class RoIHead(nn.Module):
         """`loss_cls`, `loss_bbox`, `loss_mask`, of each stage (`s0.loss_cls`, ..) where there are several.
 
         Args:
-            levels: (B, C, h, w) each, fp32; proposals: (N, 4) of each picture; targets: see `Detector.losses`.
-            number: regions to draw in each picture, a quarter of them positive at most; None takes all.
+            levels: (B, C, h, w) each, fp32; proposals: (N, 4) of each image; targets: see `Detector.losses`.
+            number: proposals to draw in each image, a quarter of them positive at most; None takes all.
         """
         losses = {}
-        regions = list(proposals)
+        proposals = list(proposals)
         for k, (stage, box_head, mask_head) in enumerate(
             zip(self.stages, self.box_heads, self.mask_heads, strict=True)
         ):
             with torch.no_grad():
                 samples = [
-                    sample_regions(region, target["boxes"], stage.iou, self.low_quality, number, POSITIVE_SHARE)
-                    for region, target in zip(regions, targets, strict=True)
+                    sample_proposals(proposal, target["boxes"], stage.iou, self.low_quality, number, POSITIVE_SHARE)
+                    for proposal, target in zip(proposals, targets, strict=True)
                 ]
                 labels = [self._labels(s, t["labels"]) for s, t in zip(samples, targets, strict=True)]
                 objects = torch.cat([t["boxes"][s.objects] for s, t in zip(samples, targets, strict=True)])
             outputs = self._boxes(box_head, levels, [s.boxes for s in samples])
-            found = box_head.losses(outputs, samples, torch.cat(labels), objects)
-            found |= self._mask_loss(mask_head, levels, samples, targets)
+            stage_losses = box_head.losses(outputs, samples, torch.cat(labels), objects)
+            stage_losses |= self._mask_loss(mask_head, levels, samples, targets)
             prefix = f"s{k}." if len(self.stages) > 1 else ""
-            losses |= {prefix + name: stage.weight * value for name, value in found.items()}
+            losses |= {prefix + name: stage.weight * value for name, value in stage_losses.items()}
             if k + 1 < len(self.stages):
-                regions = self._refined(box_head, samples, labels, [x.detach() for x in outputs], sizes)
+                proposals = self._refined(box_head, samples, labels, [x.detach() for x in outputs], sizes)
         return losses
 
     def _labels(self, sample: Sample, labels: Tensor) -> Tensor:
-        """(n,) of the sampled regions: the positives' classes, then K for background."""
+        """(n,) of the sampled proposals: the positives' classes, then K for background."""
         background = labels.new_full((len(sample.boxes) - len(sample.objects),), self.num_classes)
         return torch.cat([labels[sample.objects], background])
 
@@ -114,7 +114,7 @@ class RoIHead(nn.Module):
         samples: Sequence[Sample],
         targets: Sequence[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Over the positives of the pictures that have masks."""
+        """Mask loss over the positives of the images that have masks."""
         boxes, labels, expected = [], [], []
         for sample, target in zip(samples, targets, strict=True):
             objects = sample.objects if "masks" in target else sample.objects[:0]
@@ -134,14 +134,14 @@ class RoIHead(nn.Module):
         outputs: Sequence[Tensor],
         sizes: Sequence[Size],
     ) -> list[Tensor]:
-        """The sampled regions, moved for the next stage; without those that are an object's own box."""
+        """The sampled proposals, moved for the next stage; without those that are an object's own box."""
         logits, deltas = (part.split([len(s.boxes) for s in samples]) for part in outputs)
-        regions = []
+        proposals = []
         for i, sample in enumerate(samples):
             guess = logits[i][:, :-1].argmax(dim=1)
             label = torch.where(labels[i] == self.num_classes, guess, labels[i])
-            regions.append(head.refine(sample.boxes, label, deltas[i], sizes[i])[~sample.given])
-        return regions
+            proposals.append(head.refine(sample.boxes, label, deltas[i], sizes[i])[~sample.given])
+        return proposals
 
     # -- prediction
 
@@ -149,43 +149,43 @@ class RoIHead(nn.Module):
     def predict(
         self, levels: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], masks: bool = True
     ) -> list[Detections]:
-        """For each picture the best 100 `boxes`, `scores`, `labels`, and `masks` (N, 28, 28) as probabilities in the boxes.
+        """Predict for each image the best 100 `boxes`, `scores`, `labels`, and `masks` (N, 28, 28) as probabilities in the boxes.
 
         Logits are averaged over the stages, boxes are the last stage's, mask probabilities are averaged.
         """
-        regions, all_logits, deltas = list(proposals), [], levels[0].new_zeros(0)
-        counts = [len(region) for region in regions]
+        proposals, all_logits, deltas = list(proposals), [], levels[0].new_zeros(0)
+        counts = [len(proposal) for proposal in proposals]
         for k, head in enumerate(self.box_heads):
-            logits, deltas = self._boxes(head, levels, regions)
+            logits, deltas = self._boxes(head, levels, proposals)
             all_logits.append(logits)
             if k + 1 < len(self.stages):
-                regions = [
-                    head.refine(region, logit[:, :-1].argmax(dim=1), delta, size)
-                    for region, logit, delta, size in zip(
-                        regions, logits.split(counts), deltas.split(counts), sizes, strict=True
+                proposals = [
+                    head.refine(proposal, logit[:, :-1].argmax(dim=1), delta, size)
+                    for proposal, logit, delta, size in zip(
+                        proposals, logits.split(counts), deltas.split(counts), sizes, strict=True
                     )
                 ]
         scores = torch.stack(all_logits).mean(dim=0).softmax(dim=1)
-        found = [
-            self._select(self.box_heads[-1], region, score[:, :-1], delta, size)
-            for region, score, delta, size in zip(
-                regions, scores.split(counts), deltas.split(counts), sizes, strict=True
+        detections = [
+            self._select(self.box_heads[-1], proposal, score[:, :-1], delta, size)
+            for proposal, score, delta, size in zip(
+                proposals, scores.split(counts), deltas.split(counts), sizes, strict=True
             )
         ]
         if masks:
-            x = pool(levels, self.strides, [each["boxes"] for each in found], MASK_POOLED)
-            labels = torch.cat([each["labels"] for each in found])
+            x = pool(levels, self.strides, [each["boxes"] for each in detections], MASK_POOLED)
+            labels = torch.cat([each["labels"] for each in detections])
             mean = torch.stack([head.of_labels(x, labels).sigmoid() for head in self.mask_heads]).mean(dim=0)
-            for each, part in zip(found, mean.split([len(each["labels"]) for each in found]), strict=True):
+            for each, part in zip(detections, mean.split([len(each["labels"]) for each in detections]), strict=True):
                 each["masks"] = part
-        return found
+        return detections
 
-    def _boxes(self, head: BoxHead, levels: Sequence[Tensor], regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        return head(pool(levels, self.strides, regions, POOLED))
+    def _boxes(self, head: BoxHead, levels: Sequence[Tensor], proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return head(pool(levels, self.strides, proposals, POOLED))
 
-    def _select(self, head: BoxHead, regions: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Detections:
-        """What is left of regions (N, 4) with scores (N, K) after the threshold and suppression within each class."""
+    def _select(self, head: BoxHead, proposals: Tensor, scores: Tensor, deltas: Tensor, size: Size) -> Detections:
+        """Detections from proposals (N, 4) with scores (N, K): above the threshold, suppressed within each class."""
         which, labels = (scores > SCORE).nonzero().unbind(dim=1)
-        boxes, scores = head.refine(regions[which], labels, deltas[which], size), scores[which, labels]
+        boxes, scores = head.refine(proposals[which], labels, deltas[which], size), scores[which, labels]
         best = batched_nms(boxes, scores, labels, NMS)[:PER_PICTURE]
         return {"boxes": boxes[best], "scores": scores[best], "labels": labels[best]}

@@ -1,4 +1,4 @@
-"""A look at pictures with objects before training on them: what is in them, and what is wrong with them."""
+"""Examination of images with boxes and masks before training: their contents and their problems."""
 
 import os
 from collections import Counter
@@ -16,7 +16,7 @@ from convnext.detection.coco import find_parts
 from convnext.detection.coco_file import CocoFile
 
 MARGIN = 1.0
-"""Pixels by which a box may leave its picture before it is told: tools round outwards."""
+"""Pixels by which a box may leave its image without a warning: tools round outwards."""
 
 FIT = 0.5
 """Least IoU of a box and its mask's own box; boxes of a wrong convention (corners, centres) are far below."""
@@ -24,7 +24,7 @@ FIT = 0.5
 
 @dataclass(frozen=True)
 class PartReport:
-    """What is in one annotation file. Annotations are named by their ids, images by their file names."""
+    """Contents and problems of one annotation file. Annotations are named by their ids, images by their file names."""
 
     path: str
     classes: list[str]
@@ -40,7 +40,7 @@ class PartReport:
     """Reason by name; missing files are among them."""
     missing: list[str]
     other_size: dict[str, str]
-    """What the file and the annotations say, by name."""
+    """Sizes of the file and of its annotations, by name."""
     repeated_images: list[int]
     """Ids that more than one image has."""
     repeated_names: list[str]
@@ -48,9 +48,9 @@ class PartReport:
     unknown: list[int]
     """Annotations of an image or a category that the file does not list."""
     degenerate: list[int]
-    """Less than a pixel wide or high inside the picture, or without area; they are left out."""
+    """Less than a pixel wide or high inside the image, or without area; they are left out."""
     outside: list[int]
-    """Boxes that leave the picture by more than `MARGIN`; they are clipped."""
+    """Boxes that leave the image by more than `MARGIN`; they are clipped."""
     broken_masks: dict[int, str]
     """Objects whose segmentation cannot be used, or that have none."""
     unlike_masks: list[int]
@@ -59,7 +59,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class CocoReport:
-    """What `check_coco` found."""
+    """Result of `check_coco`."""
 
     data: str
     classes: list[str]
@@ -78,7 +78,7 @@ class CocoReport:
 
     @property
     def errors(self) -> list[str]:
-        """What stops a training or falsifies its result, a sentence each."""
+        """Problems that stop a training or falsify its result, a sentence each."""
         found = []
         if self.other_categories:
             found.append(f"Train and val do not have the same categories: {some(self.other_categories)}.")
@@ -99,7 +99,7 @@ class CocoReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should judge, a sentence each."""
+        """Findings that a person should judge, a sentence each."""
         found = []
         for word, part in self._parts():
             bad = len(part.unreadable) + len(part.other_size)
@@ -107,7 +107,7 @@ class CocoReport:
                 found.append(f"{self._bad_images(word, part)}; others will replace them.")
             for items, text in (
                 (part.degenerate, "{word} annotations cover less than a pixel; they are left out"),
-                (part.outside, "{word} boxes leave their picture; they are clipped"),
+                (part.outside, "{word} boxes leave their image; they are clipped"),
                 (part.unlike_masks, "{word} boxes are not where their masks are; a box is x, y, width, height"),
                 (part.repeated_annotations, "ids are of more than one of the {word} annotations"),
                 (part.repeated_names, "{word} images are listed more than once"),

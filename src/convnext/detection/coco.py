@@ -1,4 +1,4 @@
-"""Pictures with objects: boxes, masks and crowds, from COCO's annotation JSON in the layouts that people have it in."""
+"""Images with boxes, masks and crowds, from COCO's annotation JSON in its usual folder layouts."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from PIL import Image
 
 from convnext.data import split
 from convnext.data.conventions import VAL_NAMES
-from convnext.data.images import ImageError, decode
+from convnext.data.images import ImageError, decode, open_image
 from convnext.detection.coco_file import CocoFile
 from convnext.errors import ConvNextError
 
 JSON_NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
-"""What an annotation file that is not COCO's own may be called."""
+"""Names of annotation files other than COCO's own."""
 
 LAYOUTS = (
     "annotations/instances_train*.json and instances_val*.json with folders of images named after them (train2017/), "
@@ -27,7 +27,7 @@ LAYOUTS = (
 
 
 class CocoImages:
-    """N pictures with their objects; what it holds is arrays and buffers, which travel to loader processes as they are.
+    """N images with their annotated objects; a `data.loader.Samples`. It holds arrays and buffers for loader processes.
 
     Attributes:
         classes: the K class names, in the order of the labels, which is that of the category ids.
@@ -62,21 +62,21 @@ class CocoImages:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every annotation of these pictures has a segmentation."""
+        """True if every annotation of these images has a segmentation."""
         lengths = np.diff(self._file.segmentations.ends)
         return bool((lengths[self._annotations()] > 0).all())
 
     def name(self, i: int) -> str:
-        """The file name of picture i, as in the annotation file."""
+        """The file name of image i, as in the annotation file."""
         return self._file.names[self._rows[i]].decode("utf-8", "surrogateescape")
 
     def size(self, i: int) -> tuple[int, int]:
-        """(height, width) of picture i, as in the annotation file."""
+        """(height, width) of image i, as in the annotation file."""
         height, width = self._file.sizes[self._rows[i]]
         return int(height), int(width)
 
     def image(self, i: int) -> Image.Image:
-        """Picture i, mode RGB.
+        """Image i, mode RGB.
 
         Raises:
             ImageError: it cannot be decoded, or is not of the size for which its objects were annotated.
@@ -90,11 +90,18 @@ class CocoImages:
             )
         return image
 
+    def check_header(self, i: int) -> None:
+        """Read the header of image i and compare its size with the annotations'. Raises ImageError."""
+        with open_image(self.folder / self.name(i)) as image:
+            size = image.size
+        if size[::-1] != self.size(i):
+            self.image(i)  # an orientation may turn it, which only decoding shows for all formats
+
     def target(self, i: int, masks: bool = True) -> dict[str, np.ndarray]:
-        """The objects of picture i, without those that are less than a pixel wide or high inside it.
+        """The objects of image i, without those that are less than a pixel wide or high inside it.
 
         Returns:
-            boxes: (n, 4) float32 x1 y1 x2 y2, clipped to the picture; labels: (n,) int64; masks: (n, h, w) bool, unless
+            boxes: (n, 4) float32 x1 y1 x2 y2, clipped to the image; labels: (n,) int64; masks: (n, h, w) bool, unless
             they are not asked for; ignore: (m, 4) float32, boxes around crowds.
 
         Raises:
@@ -119,7 +126,7 @@ class CocoImages:
         return np.bincount(self._labels[mine[~self._file.crowd[mine]]], minlength=len(self.classes))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of classes, names, sizes and annotations, which tells whether the data is still the same."""
+        """SHA-256 (hex) of classes, names, sizes and annotations; equal while the data is the same."""
         file, digest = self._file, hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         columns = (self._rows, file.category_ids, file.image_ids, file.sizes, file.images, file.categories, file.bbox)
         for column in (*columns, file.area, file.crowd, file.names.ends, file.segmentations.ends):
@@ -129,13 +136,13 @@ class CocoImages:
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "CocoImages":
-        """The pictures at these positions, in this order."""
+        """The images at these positions, in this order."""
         other = copy(self)
         other._rows = self._rows[np.asarray(indices, dtype=np.int64)]
         return other
 
     def with_objects(self) -> "CocoImages":
-        """The pictures that have something to learn from, as mmdet's `filter_empty_gt` leaves them.
+        """The images that have something to learn from, as mmdet's `filter_empty_gt` leaves them.
 
         Raises:
             ConvNextError: none has.
@@ -147,7 +154,7 @@ class CocoImages:
         return self.subset(kept)
 
     def ground_truth(self) -> dict:
-        """These pictures in COCO's format for an evaluator: all annotations as in the file, but numbered from 1.
+        """These images in COCO's format for an evaluator: all annotations as in the file, but numbered from 1.
 
         Numbered anew, because pycocotools takes a match with the annotation 0 for none.
         """
@@ -176,7 +183,7 @@ class CocoImages:
         }
 
     def _annotations(self, i: int | None = None) -> np.ndarray:
-        """Positions in the columns of the annotations of picture i, or of all pictures one after the other."""
+        """Positions in the columns of the annotations of image i, or of all images one after the other."""
         if i is not None:
             row = self._rows[i]
             return self._order[self._ends[row] : self._ends[row + 1]]
@@ -185,7 +192,7 @@ class CocoImages:
 
 
 def _positions(file: CocoFile, what: str, wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Where in `ids` each of the `wanted` is: from the ids of a file to rows."""
+    """Position in `ids` of each of the `wanted`: from the ids of a file to rows."""
     order = np.argsort(ids)
     ordered = ids[order]
     if len(twice := ordered[1:][ordered[1:] == ordered[:-1]]):
@@ -255,7 +262,7 @@ def find_parts(data: str | Path) -> dict[str, Part]:
 
 
 def is_coco(data: str | Path) -> bool:
-    """Whether a folder has annotations in one of `LAYOUTS`, going by the names of its files."""
+    """True if a folder has annotations in one of `LAYOUTS`, going by the names of its files."""
     root = Path(data).expanduser()
     own = any(next((root / "annotations").glob(f"instances_{part}*.json"), None) for part in ("train", "val"))
     return own or any(_beside(root / name) for name in ("", "annotations", "train", *VAL_NAMES))
@@ -266,7 +273,7 @@ def _beside(folder: Path) -> Path | None:
 
 
 def open_coco(data: str | Path, val_share: float = 0.1, seed: int = 0) -> tuple[CocoImages, CocoImages]:
-    """The (train, val) pictures of a folder; train without those that have no object, val all of them.
+    """The (train, val) images of a folder; train without those that have no object, val all of them.
 
     Args:
         data: a folder with one of `LAYOUTS`.

@@ -91,7 +91,7 @@ class CocoFile:
         )
 
     def masks(self, annotations: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The masks of annotations (n,) of one picture of `size` (h, w) -> (n, h, w) bool.
+        """The masks of annotations (n,) of one image of `size` (h, w) -> (n, h, w) bool.
 
         Raises:
             ImageError: one has no segmentation, or one that cannot be decoded.
@@ -103,7 +103,7 @@ class CocoFile:
             except (ValueError, TypeError, KeyError) as error:
                 raise ImageError(
                     f"The segmentation of annotation {self.ids[k]} in {self.path} cannot be used: {error}. For masks, "
-                    "every object needs polygons [[x, y, x, y, ..], ..] or run lengths of its picture."
+                    "every object needs polygons [[x, y, x, y, ..], ..] or run lengths of its image."
                 ) from None
         return masks
 
@@ -121,11 +121,11 @@ def _decode(text: bytes, size: tuple[int, int]) -> np.ndarray:
         tools = require("pycocotools.mask")
         segmentation = tools.merge(tools.frPyObjects(polygons, *size))
     elif tuple(segmentation["size"]) != size:
-        raise ValueError(f"its run lengths are of (height, width) {segmentation['size']}, its picture of {size}")
+        raise ValueError(f"its run lengths are of (height, width) {segmentation['size']}, its image of {size}")
     counts = segmentation["counts"]
     runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else run_lengths(counts)
     if not len(runs) or runs.min() < 0 or runs.sum() != math.prod(size):
-        raise ValueError("its run lengths do not add up to its picture")
+        raise ValueError("its run lengths do not add up to its image")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T  # runs go down the columns
 
 

@@ -4,7 +4,7 @@ Parameter names are those of the reference (`backbone.*`, `neck.*`, `rpn_head.*`
 released checkpoint loads as it is. Initialised as there: the pyramid and the hidden linear layers Xavier, the proposals'
 and the last linear layers normal of std 0.01 (boxes 0.001), convolutions of boxes and masks Kaiming.
 
-Legend: B pictures, H W of the padded batch, K classes, N detections or objects of a picture.
+Legend: B images, H W of the padded batch, K classes, N detections or objects of an image.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from convnext.detection import box_head, mask_head
 from convnext.detection.cascade import Detections, RoIHead, Size, Stage
 from convnext.detection.fpn import FPN
 from convnext.detection.mask_head import paste
-from convnext.detection.names import SIZES
+from convnext.detection.names import OUTPUTS, SIZES
 from convnext.detection.rpn import RPNHead
 from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
@@ -29,15 +29,15 @@ CHANNELS = 256
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells Cascade Mask R-CNN from Mask R-CNN (Section A.3, and mmdet's configurations).
+    """Differences between Mask R-CNN and Cascade Mask R-CNN (Section A.3, and mmdet's configurations).
 
     Attributes:
         stages: of the heads.
         convs, linears: layers of a box head; its loss is GIoU where it has convolutions, else L1.
-        low_quality: whether an object may take its best regions from another.
-        proposals: regions of a picture in training; 1000 in test.
+        low_quality: let each ground-truth box claim its best-overlapping proposals, also from another box.
+        proposals: proposals of an image in training; 1000 in test.
         rpn_beta: of the proposals' box loss.
-        whole_anchors: whether anchors that reach out of the picture are left out of the proposals' losses.
+        whole_anchors: leave anchors that reach out of the image out of the proposals' losses.
     """
 
     stages: tuple[Stage, ...]
@@ -75,17 +75,20 @@ ARCHITECTURES = {
 }
 
 PER_LEVEL = 2000  # proposals before suppression, in training
-TEST = (1000, 1000)  # proposals of a level before suppression, and of a picture after it
+TEST = (1000, 1000)  # proposals of a level before suppression, and of an image after it
 
 
 class Detector(nn.Module):
     """`backbone` publishes its channels and strides and gives four feature maps; everything else is built to fit them.
 
     Attributes:
-        rpn_samples, roi_samples: anchors and regions of a picture that the losses are taken over; None for all.
+        rpn_samples, roi_samples: anchors and proposals of an image that the losses are taken over; None for all.
     """
 
-    task = "detection"
+    output_layers = OUTPUTS
+    config: dict
+    rpn_samples: int | None
+    roi_samples: int | None
 
     def __init__(
         self,
@@ -94,13 +97,14 @@ class Detector(nn.Module):
         *,
         num_classes: int = 80,
         channels: int = CHANNELS,
+        rpn_samples: int | None = 256,
+        roi_samples: int | None = 512,
     ):
         super().__init__()
         a = self.architecture = architecture
         strides = list(backbone.strides.values())
         self.num_classes, self.in_chans = num_classes, backbone.in_chans
-        self.rpn_samples: int | None = 256
-        self.roi_samples: int | None = 512
+        self.rpn_samples, self.roi_samples = rpn_samples, roi_samples
         self.backbone = backbone
         self.neck = FPN(list(backbone.channels.values()), channels)
         self.rpn_head = RPNHead(channels, [*strides, 2 * strides[-1]], a.rpn_beta, a.whole_anchors)
@@ -120,7 +124,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def proposals(self, x: Tensor, image_sizes: Sequence[Size] | None = None) -> list[tuple[Tensor, Tensor]]:
-        """The regions that the heads would look at: for each picture boxes (n, 4), n <= 1000, and scores (n,), best first."""
+        """Proposals for the heads: for each image boxes (n, 4), n <= 1000, and scores (n,), best first."""
         levels = self.pyramid(x)
         return self.rpn_head.proposals(self.rpn_head(levels), levels, image_sizes_of(x, image_sizes), *TEST)
 
@@ -132,43 +136,43 @@ class Detector(nn.Module):
         output_sizes: Sequence[Size] | None = None,
         masks: str = "paste",
     ) -> list[Detections]:
-        """What is in each picture: score above 0.05, NMS 0.5 within a class, the best 100.
+        """Detect the objects in each image: score above 0.05, NMS 0.5 within a class, the best 100.
 
         Args:
             x: (B, in_chans, H, W) normalised, padded on the right and below.
-            image_sizes: (height, width) of each picture inside x; all of x unless given. Boxes are cut to it.
-            output_sizes: (height, width) of the pictures that boxes and masks are for; `image_sizes` unless given.
+            image_sizes: (height, width) of each image inside x; all of x unless given. Boxes are cut to it.
+            output_sizes: (height, width) of the images that boxes and masks are for; `image_sizes` unless given.
             masks: "paste", or "none" for boxes alone.
 
         Returns:
-            For each picture `boxes` (N, 4) x1 y1 x2 y2 in pixels, `scores` (N,) descending, `labels` (N,) in 0..K-1,
+            For each image `boxes` (N, 4) x1 y1 x2 y2 in pixels, `scores` (N,) descending, `labels` (N,) in 0..K-1,
             `masks` (N, height, width) bool.
         """
         if masks not in ("paste", "none"):
             raise ConvNextError(f"masks is {masks!r}; it must be 'paste' or 'none'.")
         insides = image_sizes_of(x, image_sizes)
         levels = self.pyramid(x)
-        regions = [boxes for boxes, _ in self.rpn_head.proposals(self.rpn_head(levels), levels, insides, *TEST)]
-        found = self.roi_head.predict(readable(levels), regions, insides, masks == "paste")
+        proposals = [boxes for boxes, _ in self.rpn_head.proposals(self.rpn_head(levels), levels, insides, *TEST)]
+        detections = self.roi_head.predict(readable(levels), proposals, insides, masks == "paste")
         outsides = image_sizes_of(x, output_sizes or insides)
-        return [on_original(*each) for each in zip(found, insides, outsides, strict=True)]
+        return [on_original(*each) for each in zip(detections, insides, outsides, strict=True)]
 
     # -- training
 
     def losses(self, x: Tensor, targets: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses by the reference's names, weighted; their sum is the training loss.
 
-        Finite and with a gradient for every parameter, whatever the pictures show. Where no picture has masks, the mask
+        Finite and with a gradient for every parameter, whatever the images show. Where no image has masks, the mask
         loss is 0. A crowd (`ignore`) is background like any other, as in the reference's configurations.
 
         Args:
             x: (B, in_chans, H, W) normalised.
-            targets: for each picture `boxes` (N, 4) x1 y1 x2 y2 in pixels, `labels` (N,) int64 in 0..K-1; optionally
-                `masks` (N, H, W) bool, `size` (height, width) of the picture inside x (all of x unless given), and
+            targets: for each image `boxes` (N, 4) x1 y1 x2 y2 in pixels, `labels` (N,) int64 in 0..K-1; optionally
+                `masks` (N, H, W) bool, `size` (height, width) of the image inside x (all of x unless given), and
                 `ignore` (m, 4).
 
         Raises:
-            ConvNextError: the targets do not fit the pictures.
+            ConvNextError: the targets do not fit the images.
         """
         check_targets(x, targets)
         targets = [target | {"boxes": target["boxes"].float()} for target in targets]
@@ -177,8 +181,8 @@ class Detector(nn.Module):
         outputs = self.rpn_head(levels)
         losses = self.rpn_head.losses(outputs, levels, sizes, [t["boxes"] for t in targets], self.rpn_samples)
         proposals = self.rpn_head.proposals(outputs, levels, sizes, PER_LEVEL, self.architecture.proposals)
-        regions = [boxes for boxes, _ in proposals]
-        return losses | self.roi_head.losses(readable(levels), regions, targets, sizes, self.roi_samples)
+        proposals = [boxes for boxes, _ in proposals]
+        return losses | self.roi_head.losses(readable(levels), proposals, targets, sizes, self.roi_samples)
 
     def forward(self, x: Tensor, targets: Sequence[dict[str, Tensor]] | None = None):
         """`losses(x, targets)` where targets are given, else `predict(x)`."""
@@ -197,37 +201,38 @@ class Detector(nn.Module):
 
 
 def image_sizes_of(x: Tensor, given: Sequence | None) -> list[Size]:
-    """(height, width) of each picture of the batch x, as integers."""
+    """(height, width) of each image of the batch x, as integers."""
     sizes = [x.shape[2:]] * len(x) if given is None else given
     if len(sizes) != len(x):
-        raise ConvNextError(f"There are {len(x)} pictures and {len(sizes)} sizes; give one (height, width) for each.")
+        raise ConvNextError(f"There are {len(x)} images and {len(sizes)} sizes; give one (height, width) for each.")
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def on_original(found: Detections, inside: Size, size: Size) -> Detections:
-    """What was found in a picture scaled to `inside` (height, width), on the picture of `size`; masks, (N, 28, 28), if there
-    are any, are pasted."""
+def on_original(detections: Detections, inside: Size, size: Size) -> Detections:
+    """Bring detections in an image scaled to `inside` (height, width) to the image of `size`; masks, if any, from
+    (N, 28, 28) inside the boxes to (N, *size)."""
     scale = [size[1] / inside[1], size[0] / inside[0]]
-    boxes = found["boxes"] * found["boxes"].new_tensor(scale * 2)
-    return found | {"boxes": boxes} | ({"masks": paste(found["masks"], boxes, size)} if "masks" in found else {})
+    boxes = detections["boxes"] * detections["boxes"].new_tensor(scale * 2)
+    masks = {"masks": paste(detections["masks"], boxes, size)} if "masks" in detections else {}
+    return detections | {"boxes": boxes} | masks
 
 
 def readable(levels: Sequence[Tensor]) -> list[Tensor]:
-    """The levels that regions are read from, all but the coarsest, as RoIAlign wants them: fp32 and contiguous."""
+    """The levels that proposals are read from, all but the coarsest, as RoIAlign wants them: fp32 and contiguous."""
     return [level.float().contiguous() for level in levels[:-1]]
 
 
 def check_targets(x: Tensor, targets: Sequence[dict[str, Tensor]]) -> None:
-    """Refuse what is not one target for each picture of x with fitting shapes."""
+    """Refuse what is not one target for each image of x with fitting shapes."""
     if len(targets) != len(x):
-        raise ConvNextError(f"There are {len(x)} pictures and {len(targets)} targets; give a dict for each picture.")
+        raise ConvNextError(f"There are {len(x)} images and {len(targets)} targets; give a dict for each image.")
     for i, target in enumerate(targets):
         n = len(target["labels"])
         shapes = {"boxes": (n, 4)} | ({"masks": (n, *x.shape[2:])} if "masks" in target else {})
         for key, shape in shapes.items():
             if tuple(target[key].shape) != shape:
                 raise ConvNextError(
-                    f"Target {i} has {key} of shape {tuple(target[key].shape)}; with {n} labels and pictures padded to "
+                    f"Target {i} has {key} of shape {tuple(target[key].shape)}; with {n} labels and images padded to "
                     f"{x.shape[2]} x {x.shape[3]} they must be {shape}."
                 )
 
@@ -240,14 +245,17 @@ def build(
     drop_path_rate: float = 0.0,
     layer_scale_init_value: float = 1e-6,
     checkpoint_backbone: bool = False,
+    rpn_samples: int | None = 256,
+    roi_samples: int | None = 512,
 ) -> Detector:
     """A randomly initialised detector; `model.config` records its name and what its weights depend on.
 
     Args:
         name: `mask_rcnn_convnext_{atto..xlarge}` or `cascade_mask_rcnn_convnext_{atto..xlarge}`, see `SIZES`.
-        num_classes: COCO's 80 unless said; background is not among them.
+        num_classes: COCO's 80 by default; background is not among them.
         drop_path_rate, layer_scale_init_value: the backbone's, see `ConvNeXt`.
         checkpoint_backbone: trade time for memory in training, see `models.recompute`.
+        rpn_samples, roi_samples: see `Detector`.
 
     Raises:
         ConvNextError: there is no such model.
@@ -263,6 +271,8 @@ def build(
     backbone = models.build(f"convnext_{size}", num_classes=None, **options)
     if checkpoint_backbone:
         recompute_blocks(backbone)
-    model = Detector(backbone, ARCHITECTURES[kind], num_classes=num_classes)
+    model = Detector(
+        backbone, ARCHITECTURES[kind], num_classes=num_classes, rpn_samples=rpn_samples, roi_samples=roi_samples
+    )
     model.config = {"name": name, "num_classes": num_classes, **options}
     return model

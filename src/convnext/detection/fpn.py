@@ -1,6 +1,6 @@
 """The neck: a feature pyramid (Lin et al., CVPR 2017) with 256 channels on five levels; names as in the reference.
 
-Legend: B batch, Ci channels of backbone stage i, C channels of the pyramid, H W of the picture.
+Legend: B batch, Ci channels of backbone stage i, C channels of the pyramid, H W of the image.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Conv(nn.Module):
 
 
 def batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:
-    """`norm(x)`, but no regions leave the running statistics as they are: the mean of nothing is nan.
+    """`norm(x)`, but no proposals leave the running statistics as they are: the mean of nothing is nan.
 
     A synchronised norm (nn.SyncBatchNorm) knows that, and needs every process to take part.
     """
@@ -45,9 +45,10 @@ class FPN(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int):
         super().__init__()
-        self.lateral_convs = nn.ModuleList(Conv(width, channels, 1, relu=False) for width in in_channels)
-        self.fpn_convs = nn.ModuleList(Conv(channels, channels, 3, relu=False) for _ in in_channels)
-        for conv in (*self.lateral_convs, *self.fpn_convs):
+        laterals = [Conv(width, channels, 1, relu=False) for width in in_channels]
+        outputs = [Conv(channels, channels, 3, relu=False) for _ in in_channels]
+        self.lateral_convs, self.fpn_convs = nn.ModuleList(laterals), nn.ModuleList(outputs)
+        for conv in (*laterals, *outputs):
             nn.init.xavier_uniform_(conv.conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

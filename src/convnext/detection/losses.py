@@ -21,7 +21,7 @@ def objectness(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def class_mean(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (n, K + 1) with labels (n,), the mean over regions."""
+    """Cross-entropy of logits (n, K + 1) with labels (n,), the mean over proposals."""
     return F.cross_entropy(logits.float(), labels, reduction="sum") / max(len(labels), 1)
 
 

@@ -1,6 +1,6 @@
-"""The mask of a region, and its place in the picture (He et al., "Mask R-CNN", ICCV 2017).
+"""The mask of a proposal, and its place in the image (He et al., "Mask R-CNN", ICCV 2017).
 
-Legend: C channels, K classes, P or n regions, H W of the picture.
+Legend: C channels, K classes, P or n proposals, H W of the image.
 """
 
 from collections.abc import Sequence
@@ -30,36 +30,37 @@ class MaskHead(nn.Module):
         self.conv_logits = nn.Conv2d(channels, num_classes, 1)
         for layer in (self.upsample, self.conv_logits):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pooled regions (n, C, 14, 14) -> logits (n, K, 28, 28)."""
+        """Pooled proposals (n, C, 14, 14) -> logits (n, K, 28, 28)."""
         for conv in self.convs:
             x = conv(x)
         return self.conv_logits(F.relu(self.upsample(x), inplace=True))
 
     def of_labels(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Pooled regions (n, C, 14, 14) and their classes (n,) -> logits (n, 28, 28), fp32."""
+        """Pooled proposals (n, C, 14, 14) and their classes (n,) -> logits (n, 28, 28), fp32."""
         return self(x)[torch.arange(x.shape[0], device=x.device), labels].float()
 
     def losses(self, x: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`loss_mask` of pooled regions (P, C, 14, 14) with classes (P,) and targets (P, 28, 28); 0 for no regions."""
+        """`loss_mask` of pooled proposals (P, C, 14, 14) with classes (P,) and targets (P, 28, 28); 0 for no proposals."""
         return {"loss_mask": losses.mask_mean(self.of_labels(x, labels), targets)}
 
 
 @torch.no_grad()
 def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
-    """What each region should see: (P, 28, 28), 1 where at least half of a cell is on the object.
+    """Targets of the proposals' masks: (P, 28, 28), 1 where at least half of a cell is on the object.
 
     Args:
-        masks: (m, H, W) bool, of the objects; boxes: (P, 4), the regions; objects: (P,), which one each is of.
+        masks: (m, H, W) bool, of the objects; boxes: (P, 4), the proposals; objects: (P,), which one each is of.
     """
     targets = boxes.new_zeros((len(boxes), SIDE, SIDE))
     step = max(1, PIXELS_AT_ONCE // max(masks[0].numel(), 1)) if len(masks) else 1
     for start in range(0, len(masks), step):
         mine = ((objects >= start) & (objects < start + step)).nonzero()[:, 0]
-        regions = torch.cat([(objects[mine, None] - start).float(), boxes[mine].float()], dim=1)
-        cut = roi_align(masks[start : start + step, None].float(), regions, SIDE, 1.0)
+        proposals = torch.cat([(objects[mine, None] - start).float(), boxes[mine].float()], dim=1)
+        cut = roi_align(masks[start : start + step, None].float(), proposals, SIDE, 1.0)
         targets[mine] = (cut[:, 0] >= 0.5).float()
     return targets
 
@@ -67,7 +68,7 @@ def mask_targets(masks: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks (n, 28, 28) of probabilities stretched over their boxes (n, 4), bilinear: (n, *size) bool, above one half.
 
-    One object after the other, and of the picture only what its box reaches: memory is that of the result.
+    One object after the other, and of the image only what its box reaches: memory is that of the result.
     """
     height, width = size
     whole = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)

@@ -1,4 +1,4 @@
-"""Which box is whose: candidates are assigned to objects by IoU, and some are drawn for the loss.
+"""Assignment of candidates to ground-truth objects by IoU, and random samples of them for the losses.
 
 As mmdet's MaxIoUAssigner and RandomSampler. Crowds are not looked at (its `ignore_iof_thr` is -1 in all of the paper's
 configurations): a candidate on a crowd is background like any other.
@@ -69,7 +69,7 @@ def _draw(positions: Tensor, number: int) -> Tensor:
 
 @dataclass
 class Sample:
-    """The regions of one picture that a head learns from; the P positives come first, those that are objects at once.
+    """The proposals of one image that a head learns from; the P positives come first, those that are objects at once.
 
     Attributes:
         boxes: (n, 4); objects: (P,) int64, the object of each positive; given: (n,) bool, the box is an object's own.
@@ -80,10 +80,10 @@ class Sample:
     given: Tensor
 
 
-def sample_regions(
+def sample_proposals(
     proposals: Tensor, objects: Tensor, iou: float, low_quality: bool, number: int | None, positive_share: float
 ) -> Sample:
-    """Draw regions among the proposals (n, 4) and the objects (m, 4) themselves; each object is its own positive."""
+    """Draw proposals among the proposals (n, 4) and the objects (m, 4) themselves; each object is its own positive."""
     owner = match(proposals, objects, iou, iou, iou if low_quality else None)
     owner = torch.cat([torch.arange(len(objects), device=owner.device), owner])
     boxes = torch.cat([objects.float(), proposals.float()])

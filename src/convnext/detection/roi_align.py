@@ -9,8 +9,8 @@ from torch import Tensor
 FEW = 32  # boxes for which threads are not worth starting
 
 
-def roi_align(level: Tensor, regions: Tensor, side: int, stride: float) -> Tensor:
-    """level (B, C, h, w) contiguous, regions (n, 5): number of the picture, box in pixels -> (n, C, side, side).
+def roi_align(level: Tensor, proposals: Tensor, side: int, stride: float) -> Tensor:
+    """level (B, C, h, w) contiguous, proposals (n, 5): number of the image, box in pixels -> (n, C, side, side).
 
     torchvision's runs on one core of a CPU. Where no gradient is asked for, PyTorch's number of threads share the boxes: the
     result is the same to the bit.
@@ -19,9 +19,9 @@ def roi_align(level: Tensor, regions: Tensor, side: int, stride: float) -> Tenso
     def align(part: Tensor) -> Tensor:
         return torchvision.ops.roi_align(level, part, side, 1 / stride, sampling_ratio=0, aligned=True)
 
-    threads = min(torch.get_num_threads(), len(regions) // FEW)
+    threads = min(torch.get_num_threads(), len(proposals) // FEW)
     if level.device.type != "cpu" or torch.is_grad_enabled() or threads < 2:
-        return align(regions)
+        return align(proposals)
     inference = torch.is_inference_mode_enabled()  # it is the thread's own
 
     def without_gradient(part: Tensor) -> Tensor:
@@ -29,4 +29,4 @@ def roi_align(level: Tensor, regions: Tensor, side: int, stride: float) -> Tenso
             return align(part)
 
     with ThreadPoolExecutor(threads) as workers:
-        return torch.cat(list(workers.map(without_gradient, regions.tensor_split(threads))))
+        return torch.cat(list(workers.map(without_gradient, proposals.tensor_split(threads))))

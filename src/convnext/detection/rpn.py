@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from convnext.data.conventions import PAD_MULTIPLE
+from convnext.data.pixels import padded_size
 from convnext.detection import losses
 from convnext.detection.anchors import RATIOS, inside, level_anchors
 from convnext.detection.boxes import decode, encode
@@ -28,7 +28,7 @@ class RPNHead(nn.Module):
     Args:
         strides: of the levels.
         beta: of the box loss; 0 is L1.
-        whole: learn only from anchors that lie in the picture as a whole.
+        whole: learn only from anchors that lie in the image as a whole.
     """
 
     def __init__(self, channels: int, strides: Sequence[int], beta: float, whole: bool):
@@ -39,6 +39,7 @@ class RPNHead(nn.Module):
         self.rpn_reg = nn.Conv2d(channels, 4 * len(RATIOS), 1)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             nn.init.normal_(conv.weight, std=0.01)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -59,14 +60,14 @@ class RPNHead(nn.Module):
         per_level: int,
         total: int,
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each picture: boxes (n, 4) and scores (n,), best first.
+        """Proposals of each image: boxes (n, 4) and scores (n,), best first.
 
-        The best `per_level` of each level are decoded, cut to the picture and, if anything is left of them, suppressed
+        The best `per_level` of each level are decoded, cut to the image and, if anything is left of them, suppressed
         among their level; then the best `total` of all levels remain.
 
         Args:
             outputs: of `forward`.
-            sizes: (height, width) of each picture inside the padded batch.
+            sizes: (height, width) of each image inside the padded batch.
         """
         scores, anchors, deltas, where = [], [], [], []
         for k, (logit, delta, level) in enumerate(zip(*outputs, levels, strict=True)):
@@ -75,7 +76,7 @@ class RPNHead(nn.Module):
             anchors.append(level_anchors(level.shape[2:], self.strides[k], level.device)[index])  # (B, n, 4)
             deltas.append(delta.gather(1, index[..., None].expand(-1, -1, 4)))
             where.append(torch.full_like(index, k))
-        found = []
+        proposals = []
         for score, anchor, delta, level_of, size in zip(
             *(torch.cat(parts, dim=1) for parts in (scores, anchors, deltas, where)), sizes, strict=True
         ):
@@ -83,8 +84,8 @@ class RPNHead(nn.Module):
             kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero()[:, 0]
             boxes, score = boxes[kept], score[kept]
             best = batched_nms(boxes, score, level_of[kept], NMS)[:total]
-            found.append((boxes[best], score[best]))
-        return found
+            proposals.append((boxes[best], score[best]))
+        return proposals
 
     def losses(
         self,
@@ -94,19 +95,19 @@ class RPNHead(nn.Module):
         objects: Sequence[Tensor],
         samples: int | None,
     ) -> dict[str, Tensor]:
-        """`loss_rpn_cls` and `loss_rpn_bbox` over `samples` anchors of each picture, divided by their number.
+        """`loss_rpn_cls` and `loss_rpn_bbox` over `samples` anchors of each image, divided by their number.
 
         Args:
             outputs, sizes: as in `proposals`.
-            objects: the boxes (m, 4) of each picture.
+            objects: the boxes (m, 4) of each image.
             samples: anchors to draw in each, half of them positive at most; None takes all that are not in between.
         """
         logits, deltas = (torch.cat(parts, dim=1) for parts in outputs)  # (B, N), (B, N, 4)
         cls = bbox = logits.new_zeros(())
         count = 0
-        for i, (boxes, picture) in enumerate(zip(objects, sizes, strict=True)):
+        for i, (boxes, image_size) in enumerate(zip(objects, sizes, strict=True)):
             with torch.no_grad():
-                anchors, usable = self._usable(levels, picture)
+                anchors, usable = self._usable(levels, image_size)
                 owner = match(anchors, boxes, POSITIVE, NEGATIVE, LOW_QUALITY)
                 positives, negatives = sample(owner, samples, POSITIVE_SHARE)
                 target = encode(anchors[positives], boxes[owner[positives]])
@@ -116,15 +117,15 @@ class RPNHead(nn.Module):
             count += max(len(positives), 1) + max(len(negatives), 1)  # one at least of each, as the reference counts
         return {"loss_rpn_cls": cls / count, "loss_rpn_bbox": bbox / count}
 
-    def _usable(self, levels: Sequence[Tensor], picture: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The anchors (M, 4) that a picture (height, width) is learnt from, and their positions (M,) among all N."""
+    def _usable(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The anchors (M, 4) that an image of `image_size` (height, width) is learnt from, and their positions (M,) among all N."""
         device = levels[0].device
         grids = [(level.shape[2:], stride) for level, stride in zip(levels, self.strides, strict=True)]
         anchors = torch.cat([level_anchors(size, stride, device) for size, stride in grids])
-        reached = tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in picture)
+        reached = padded_size(image_size)  # padded alone, as in the reference
         usable = torch.cat([inside(size, stride, reached, device) for size, stride in grids])
         if self.whole:
-            height, width = picture
+            height, width = image_size
             usable &= (anchors[:, :2] >= 0).all(dim=1) & (anchors[:, 2] < width) & (anchors[:, 3] < height)
         usable = usable.nonzero()[:, 0]
         return anchors[usable], usable

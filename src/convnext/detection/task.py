@@ -7,26 +7,16 @@ from torch import nn
 
 from convnext.data.loader import collate_padded
 from convnext.data.pixels import DensePreprocess
-from convnext.detection.coco import CocoImages, open_coco
+from convnext.detection import names
+from convnext.detection.coco import CocoImages
 from convnext.detection.detector import build
 from convnext.detection.evaluate import evaluate
 from convnext.detection.transforms import TrainTransform
-from convnext.errors import ConvNextError
 from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Detection
 from convnext.runtime.world import World
-from convnext.task import DataTask, build_dense, on_device
-
-
-def open_data(recipe: Detection) -> tuple[CocoImages, CocoImages]:
-    """Training and validation images of a recipe."""
-    if not recipe.data:
-        raise ConvNextError(
-            "This recipe needs images with boxes and masks: give --data with a folder in COCO's layout (`annotations/*.json` "
-            "and the images)."
-        )
-    return open_coco(recipe.data, recipe.val_share, recipe.seed)
+from convnext.task.engine import DataTask, build_dense, on_device
 
 
 class DetectionTask(DataTask):
@@ -47,15 +37,15 @@ class DetectionTask(DataTask):
         val: CocoImages,
         world: World,
         folder: Path,
-        say: Callable[[str], None],
+        say: Callable[..., None],
     ):
         super().__init__(recipe, plan, train, val, train.fingerprint(), world, folder, say)
         self.recipe = recipe
         self.preprocess = DensePreprocess(recipe.test_short, recipe.test_long)
         self.classes = list(train.classes)
         self.sort_by = train.aspect_groups()
-        model = build_dense(build, recipe.model, len(self.classes), recipe.seed, say)
-        model.rpn_samples, model.roi_samples = recipe.rpn_samples, recipe.roi_samples
+        samples = {"rpn_samples": recipe.rpn_samples, "roi_samples": recipe.roi_samples}
+        model = build_dense(build, names.identify, recipe.model, len(self.classes), recipe.seed, say, **samples)
         self.model = on_device(model, world)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
@@ -66,7 +56,7 @@ class DetectionTask(DataTask):
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False
     ) -> dict[str, dict[str, float]]:
-        """By the faster evaluator; `convnext evaluate` gives the number to report, by pycocotools."""
+        """AP by the faster evaluator; `convnext evaluate` gives the number to report, by pycocotools."""
         results = evaluate(
             models,
             self.val,

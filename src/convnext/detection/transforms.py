@@ -1,4 +1,4 @@
-"""Pictures with objects made ready for a detector: flips, scales and crops that boxes and masks follow (Section A.3).
+"""Images with objects made ready for a detector: flips, scales and crops that boxes and masks follow (Section A.3).
 
 Masks are never resampled twice: flip, resize and crop all choose rows and columns, so they are put together as indices
 and the mask is read once at the end.
@@ -13,7 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
-from convnext.data.pixels import DensePreprocess, normalize, pixels, resize, scaled_size
+from convnext.data.pixels import normalize, pixels, resize, scaled_size
+from convnext.recipes.dense import LONG, SHORT_SIDES
 
 Target = dict[str, Tensor]
 
@@ -22,21 +23,21 @@ Target = dict[str, Tensor]
 class TrainTransform:
     """Flip; then half the time one resize, half the time resize, crop, resize (Section A.3, mmdet's AutoAugment policy).
 
-    Called with (RGB picture, target of `CocoImages.target`), it returns the picture (3, H, W) float, normalised and not
+    Called with (RGB image, target of `CocoImages.target`), it returns the image (3, H, W) float, normalised and not
     padded, and boxes (n, 4) float32, labels (n,) int64, masks (n, H, W) bool if they were given, ignore (m, 4) float32,
-    size (2,) int64: H, W. Boxes are clipped to the picture; those with less than a pixel left are dropped, with their
+    size (2,) int64: H, W. Boxes are clipped to the image; those with less than a pixel left are dropped, with their
     labels and masks. A crop may lose all of them. Draws come from torch's global generator alone.
 
     Attributes:
         short_sides, long: a resize draws the short side from the first; the long side is at most the second, in pixels.
         hflip: probability of the flip.
-        crop: whether half of the pictures are cropped.
+        crop: crop half of the images.
         crop_short_sides: short sides before the crop, with the same limit of the long side.
         crop_sides: smallest and largest height, and width, of a crop, drawn alike in between.
     """
 
-    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    long: int = 1333
+    short_sides: tuple[int, ...] = SHORT_SIDES
+    long: int = LONG
     hflip: float = 0.5
     crop: bool = True
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
@@ -55,21 +56,9 @@ class TrainTransform:
         return normalize(view.image, self.mean, self.std), view.target()
 
 
-@dataclass(frozen=True)
-class EvalTransform:
-    """What a picture goes through at test time, and its objects with it; results are as of `TrainTransform`."""
-
-    preprocess: DensePreprocess
-
-    def __call__(self, image: Image, target: dict[str, np.ndarray]) -> tuple[Tensor, Target]:
-        view = _View.of(image, target)
-        view.resize(self.preprocess.short, self.preprocess.long)
-        return normalize(view.image, self.preprocess.mean, self.preprocess.std), view.target()
-
-
 @dataclass
 class _View:
-    """A picture (3, H, W) uint8 on its way, its boxes (n, 4), and where each row (H,) and column (W,) of masks is from."""
+    """An image (3, H, W) uint8 on its way, its boxes (n, 4), and where each row (H,) and column (W,) of masks is from."""
 
     image: Tensor
     given: dict[str, np.ndarray]
@@ -112,7 +101,7 @@ class _View:
         self.ignore -= torch.tensor([left, top] * 2)
 
     def target(self) -> Target:
-        """What is left of the objects inside the picture."""
+        """Ground truth that remains inside the image."""
         for boxes in (self.boxes, self.ignore):
             boxes.clamp_(torch.zeros(4), torch.tensor(self.size[::-1] * 2))
         kept, kept_crowds = ((boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1) for boxes in (self.boxes, self.ignore))
@@ -129,7 +118,7 @@ class _View:
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-    """(new,) int64: the old pixel under the centre of each new one, as the bilinear resize of the picture sees them."""
+    """(new,) int64: the old pixel under the centre of each new one, as the bilinear resize of the image sees them."""
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
 
 
@@ -138,5 +127,5 @@ def _one_of(options: Sequence[int]) -> int:
 
 
 def _between(low: int, high: int) -> int:
-    """Both ends are included."""
+    """Random integer between two ends, both included."""
     return int(torch.randint(low, high + 1, ()))

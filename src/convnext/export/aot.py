@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import hush
-from convnext.export.metadata import Metadata
+from convnext.export.formats import silence_cuda_warning
 from convnext.export.torch_export import ENTRY, read_metadata
+from convnext.task.exported import Metadata
 
 __all__ = ["load", "read_metadata", "write"]
 
@@ -22,7 +22,7 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
 
     check_compiler()
     program = trace(model, metadata, DTYPES[metadata.precision])
-    hush()
+    silence_cuda_warning()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of what the compiler itself imports
         torch._inductor.aoti_compile_and_package(program, package_path=str(file))

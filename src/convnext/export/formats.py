@@ -1,4 +1,4 @@
-"""The formats of an export: suffix, what each precision means in it, and which packages it needs."""
+"""The formats of an export: suffix, meaning of each precision, and the packages that it needs."""
 
 import importlib
 import logging
@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from convnext.errors import ConvNextError, nearest
+from convnext.task.spec import TaskSpec
 
 
 @dataclass(frozen=True)
 class Format:
-    """Attributes:
-    suffix: of the file; what comes before it is free.
-    precisions: precision -> what is stored and what is computed in.
-    needs: module -> the extra that brings it.
-    detectors: the precisions for detectors.
+    """A format.
+
+    Attributes:
+        suffix: of the file; anything may come before it.
+        precisions: precision -> types of the stored weights and of the arithmetic.
+        needs: module -> the extra that brings it.
+        runs_code: True if opening a file can run code of whoever made it.
     """
 
     name: str
     suffix: str
     precisions: dict[str, str]
     needs: dict[str, str]
-    detectors: tuple[str, ...]
+    runs_code: bool = False
 
 
 _ALL = "weights and arithmetic in "
@@ -36,7 +39,6 @@ FORMATS = {
             ".onnx",
             {"fp32": _ALL + "fp32", "fp16": "weights in fp16, arithmetic in fp32", "int8": _INT8},
             {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"},
-            ("fp32", "fp16"),
         ),
         Format(
             "openvino",
@@ -48,21 +50,20 @@ FORMATS = {
                 "int8": _INT8,
             },
             {"openvino": "export"},
-            ("fp32", "fp16", "bf16"),
         ),
         Format(
             "torch-export",
             ".pt2",
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
-            ("fp32",),
+            runs_code=True,
         ),
         Format(
             "aot-inductor",
             ".pt2",
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
-            (),
+            runs_code=True,
         ),
     )
 }
@@ -84,13 +85,12 @@ def choose(name: str, precision: str) -> Format:
     return form
 
 
-def check_detector(form: Format, precision: str) -> None:
-    """Raises ConvNextError where a detector is not written in this format and precision."""
-    if precision not in form.detectors:
-        there = "; ".join(
-            f"{other.name}: {', '.join(other.detectors)}" for other in FORMATS.values() if other.detectors
-        )
-        raise ConvNextError(f"A detector is not written as {form.name} in {precision}. There are {there}.")
+def check_task(form: Format, precision: str, spec: TaskSpec) -> None:
+    """Raises ConvNextError where models of a task are not written in this format and precision."""
+    allowed = {other: spec.precisions(other) for other in FORMATS}
+    if (here := allowed[form.name]) is not None and precision not in here:
+        there = "; ".join(f"{other}: {', '.join(found)}" for other, found in allowed.items() if found)
+        raise ConvNextError(f"A {spec.noun} is not written as {form.name} in {precision}. There are {there}.")
 
 
 def require(module: str, extra: str = "export") -> Any:
@@ -108,15 +108,15 @@ def require(module: str, extra: str = "export") -> Any:
 
 
 def require_all(form: Format, precision: str) -> None:
-    """Every module that a format needs in that precision, before any work is done."""
+    """Import every module that a format needs in that precision, before any work is done."""
     for module, extra in form.needs.items():
         require(module, extra)
     if precision == "int8":
         require("nncf", "int8")
 
 
-def hush() -> None:
-    """Have nobody told that there is no CUDA here: what is exported runs on a CPU."""
+def silence_cuda_warning() -> None:
+    """Silence PyTorch's warning about missing CUDA."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 

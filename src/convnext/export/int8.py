@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import hush, require
+from convnext.export.formats import require, silence_cuda_warning
 from convnext.export.graph import trace
-from convnext.export.metadata import Metadata
 from convnext.export.runtime import backend_of
+from convnext.task.exported import Metadata
 
 RANKED_ON = 4  # images
 KEPT_AT_MOST = 0.5  # of the layers
@@ -50,7 +50,7 @@ def quantize(
     Raises:
         ConvNextError: NNCF is not installed, or the goal is not reached with half of the layers in fp32.
     """
-    hush()
+    silence_cuda_warning()
     nncf = require("nncf", "int8")
     advanced = require("nncf.quantization.advanced_parameters", "int8")
     nncf.set_log_level(logging.ERROR)
@@ -150,7 +150,7 @@ def _layers(module: Any) -> list[Node]:
 
 
 def _cuts_patches(node: Node, module: Any) -> bool:
-    """Whether a convolution's windows lie side by side: its stride is its kernel's side, and not 1."""
+    """True if a convolution's windows lie side by side: its stride is its kernel's side, and not 1."""
     kernel = module.get_parameter(_weight(node)).shape[2:]
     stride: Any = node.args[3] if len(node.args) > 3 else [1]
     return len(kernel) == 2 and tuple(kernel) == tuple(stride) and kernel[0] > 1
@@ -174,7 +174,7 @@ def _places(module: Any, layers: Sequence[tuple[str, str, int]]) -> list[str]:
     rows = {kind: iter([row for row in layers if row[0] == kind]) for kind in LAYERS.values()}
     found = []
     for node in _layers(module):
-        _, name, weights = next(rows[LAYERS[node.target]], (None, None, -1))
+        _, name, weights = next(rows[LAYERS[cast(Any, node.target)]], (None, None, -1))
         if weights != module.get_parameter(_weight(node)).numel():
             raise ConvNextError(
                 f"The layer {_name(node)} is not found again in the converted network, so int8 cannot spare layers of this "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.metadata import KEY, Metadata
+from convnext.task.exported import KEY, Metadata
 
 LIMIT = 2**31 - 2**20  # bytes of one protobuf
 MATRIX = 2  # dimensions from which a tensor is a weight: in fp16, the vectors stay fp32
@@ -30,7 +30,7 @@ def save(proto: Any, file: Path, metadata: Metadata) -> None:
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
     """The onnx.ModelProto of a model in fp32, or with fp16 weights."""
-    from convnext.export.graph import hushed, trace  # tracing takes seconds to import
+    from convnext.export.graph import trace, without_future_warnings  # tracing takes seconds to import
 
     for module in ("onnx", "onnxscript"):
         require(module)
@@ -40,9 +40,15 @@ def build(model: nn.Module, metadata: Metadata) -> Any:
         raise ConvNextError(
             f"{metadata.model} has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2 GB. Use another format."
         )
-    names = {"input_names": [*metadata.inputs], "output_names": [*metadata.outputs]}
-    with hushed():
-        exported: Any = torch.onnx.export(program, (), **names, dynamo=True, verbose=False)
+    with without_future_warnings():
+        exported: Any = torch.onnx.export(
+            program,
+            (),
+            input_names=[*metadata.inputs],
+            output_names=[*metadata.outputs],
+            dynamo=True,
+            verbose=False,
+        )
     proto = exported.model_proto
     _name_axes(proto, metadata)
     if metadata.precision == "fp16":
@@ -57,7 +63,9 @@ def _name_axes(proto: Any, metadata: Metadata) -> None:
     for value in (*proto.graph.input, *proto.graph.output):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
-                axis.dim_param = names.get(axis.dim_param, "found")  # else: how many things a detector found
+                axis.dim_param = names.get(
+                    axis.dim_param, "objects"
+                )  # else: the number of objects that a detector finds
     del proto.graph.value_info[:]  # the sizes inside, which runtimes infer themselves
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.export.formats import require
-from convnext.export.metadata import KEY, Metadata
+from convnext.task.exported import KEY, Metadata
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 
@@ -33,9 +33,9 @@ def save(network: Any, file: Path, metadata: Metadata) -> None:
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
     """The ov.Model of a model, in fp32."""
-    from convnext.export.graph import hushed, trace  # tracing takes seconds to import
+    from convnext.export.graph import trace, without_future_warnings  # tracing takes seconds to import
 
-    with hushed():
+    with without_future_warnings():
         network = require("openvino").convert_model(trace(model, metadata), extension=[_nms()])
     height, width = metadata.size or (-1, -1)
     network.reshape({network.inputs[0]: [metadata.batch or -1, metadata.in_chans, height, width]})
@@ -55,7 +55,7 @@ def _nms() -> Any:
         kept = ops.non_max_suppression(
             boxes, scores, np.int64(2**31), np.float32(threshold), np.float32(-np.inf), sort_result_descending=True
         )
-        return [ops.squeeze(ops.gather(kept.output(0), np.int64([2]), np.int64(1)), 1).output(0)]
+        return [ops.squeeze(ops.gather(kept.output(0), np.array([2], np.int64), np.int64(1)), 1).output(0)]
 
     return require("openvino.frontend.pytorch").ConversionExtension("torchvision.nms.default", convert)
 

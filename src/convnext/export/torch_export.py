@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from convnext.export.metadata import KEY, Metadata
+from convnext.errors import ConvNextError
+from convnext.task.exported import KEY, Metadata
+from convnext.weights.metadata import LONGEST_TEXT
 
 ENTRY = f"{KEY}.json"
 
@@ -29,4 +31,8 @@ def read_metadata(file: Path) -> str | None:
     """The JSON in the archive."""
     with zipfile.ZipFile(file) as archive:
         name = next((name for name in archive.namelist() if name.endswith(f"extra/{ENTRY}")), None)
+        if name and archive.getinfo(name).file_size > LONGEST_TEXT:
+            raise ConvNextError(
+                f"The metadata in {file} has more than {LONGEST_TEXT:,} bytes. Export the checkpoint again."
+            )
         return archive.read(name).decode() if name else None

@@ -1,4 +1,4 @@
-"""Every classifier by name: `names()`, `options(name)`, `build(name, ...)`. The first call imports torch."""
+"""Every classifier by name: `names()`, `options(name)`, `build(name, ...)`, `identify(tensors)`. The first call imports torch."""
 
 from convnext.errors import ConvNextError, nearest
 
@@ -35,10 +35,26 @@ def options(name: str) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
 
+def identify(tensors) -> dict | None:
+    """The `name` and options with which `build` makes the model of these tensors (name -> tensor), None if there is none.
+
+    The steps of the roadmap are told by a file's metadata only: several differ in activations alone, which leave no
+    trace in the tensors. Neither do drop-path and the stride of the stem.
+    """
+    from convnext.models.recognise import identify
+
+    return identify(tensors)
+
+
 def build(name: str, **given):
     """A randomly initialised model; `model.config` records its name and the options that were given."""
     module, _ = _family(name)
     valid = options(name)
+    if "pretrained" in given:
+        raise ConvNextError(
+            'There is no option `pretrained`: use weights="a file or a name of the catalog" of `convnext.create_model`. '
+            "`convnext info weights` lists the catalog."
+        )
     for option in given:
         if option not in valid:
             hint = nearest(option, valid)

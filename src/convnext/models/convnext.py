@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", CVPR 2022): block, network, initialisation, sizes.
+"""ConvNeXt (Liu et al., "A ConvNet for the 2020s", CVPR 2022): network and sizes; the block is in `block.py`.
 
 Section 2 and Table 9 of the paper; parameter names are those of the reference implementation, so its checkpoints load
 as they are. Activations stay (B, H, W, C) contiguous from the stem to the head: LayerNorm and Linear work on the last
@@ -7,6 +7,7 @@ axis, and the depthwise convolution sees a channels-last view of the same memory
 Legend: B batch, H W height and width, C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.models.drop_path import drop_path, drop_path_rates, drop_path_scale
-from convnext.ops import backend, onednn, patchify
-from convnext.ops.depthwise import depthwise_conv
-from convnext.ops.depthwise_norm import depthwise_norm
-from convnext.ops.mlp import compute_dtype, mlp_residual
+from convnext.models.block import Block, check_image, init_weights, make_head, scale_head
+from convnext.models.deploy import Deployable
+from convnext.models.drop_path import drop_path_rates
+from convnext.models.outputs import CLASSIFIER
+from convnext.ops.patchify import patches_module
+
+torch.fx.wrap("check_image")  # which branches on sizes
 
 
 @dataclass(frozen=True)
@@ -45,69 +48,34 @@ SIZES = {
 }
 
 
-class Block(nn.Module):
-    """x + drop_path(gamma * pwconv2(GELU(pwconv1(LN(dwconv7x7(x)))))), on (B, H, W, C)."""
-
-    recompute_hidden = False  # make the hidden layer a second time for the gradient, where a fused operation can
-    parts = nn.Conv2d, nn.LayerNorm, nn.Linear
-
-    def __init__(self, dim: int, drop_path_rate: float = 0.0, layer_scale_init_value: float = 1e-6):
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.pwconv2 = nn.Linear(4 * dim, dim)
-        # an initial value of 0: no LayerScale at all
-        self.gamma = nn.Parameter(layer_scale_init_value * torch.ones(dim)) if layer_scale_init_value else None
-        self.drop_path_rate = drop_path_rate
+class Stem(nn.Sequential):
+    """Convolution and LayerNorm, on (B, H, W, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.fused(x):
-            return self.forward_fused(x)
-        y = depthwise_conv(x, self.dwconv.weight, self.dwconv.bias)
-        y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))  # C -> 4C -> C
-        if self.gamma is not None:
-            y = y * self.gamma
-        return x + drop_path(y, self.drop_path_rate, self.training)
-
-    def fused(self, x: Tensor) -> bool:
-        """Whether two operations of `ops` stand in for the parts: faster here, and no part has a hook or was replaced."""
-        faster = backend.use(x) or (onednn.use(x) and backend.chosen() == "auto")
-        return faster and all(type(m) in self.parts and not backend.watched(m) for m in self.children())
-
-    def forward_fused(self, x: Tensor) -> Tensor:
-        y = x.to(compute_dtype(x))
-        y = depthwise_norm(y, self.dwconv.weight, self.dwconv.bias, self.norm.weight, self.norm.bias, self.norm.eps)
-        scale = drop_path_scale(x, self.drop_path_rate, self.training)
-        weights = self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias
-        return mlp_residual(x, y, *weights, self.gamma, scale, recompute=self.recompute_hidden)
-
-    def extra_repr(self) -> str:
-        return f"drop_path_rate={self.drop_path_rate:.3f}, layer_scale={self.gamma is not None}"
+        """(B, H, W, in_chans), in any memory order -> (B, H', W', C)."""
+        conv, norm = self
+        return norm(patches_module(conv, x))
 
 
-def init_weights(module: nn.Module) -> None:
-    """Truncated normal of std 0.02 (cut at +-2, absolute) for convolutions and linear layers, zero biases."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+class Downsample(nn.Sequential):
+    """LayerNorm and a 2x2 convolution of stride 2, on (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H // 2, W // 2, D)."""
+        norm, conv = self
+        return patches_module(conv, norm(x))
 
 
-def scale_head(head: nn.Linear, scale: float) -> None:
-    """Multiply a freshly initialised classifier by `scale` (0.001 when fine-tuning with a new head, Table 6)."""
-    with torch.no_grad():
-        head.weight.mul_(scale)
-        head.bias.mul_(scale)
-
-
-class ConvNeXt(nn.Module):
+class ConvNeXt(Deployable):
     """The network: stem, four stages with downsampling between them, and a classifier or the norms of a backbone.
 
     Args:
         depths, dims: blocks and channels of the four stages.
-        num_classes: outputs of the classifier; None builds a backbone for dense prediction, which has one LayerNorm
-            per stage output (`norm0`..`norm3`) in place of the final norm and head.
+        block: builds a block from its channels, drop-path rate and initial gamma: `Block` with other parts makes a
+            variant of the network.
+        num_classes: outputs of the classifier; 0 leaves it out, so that the network returns pooled, normalised features
+            (B, C); None builds a backbone for dense prediction, which has one LayerNorm per stage output
+            (`norm0`..`norm3`) in place of the final norm and head.
         in_chans: channels of the image.
         drop_path_rate: stochastic depth of the last block; linear from 0 at the first.
         layer_scale_init_value: initial gamma; 0 leaves LayerScale out.
@@ -116,10 +84,13 @@ class ConvNeXt(nn.Module):
             that a side of n gives n / stem_stride, so every checkpoint fits every stride.
     """
 
+    output_layers = CLASSIFIER
+
     def __init__(
         self,
         depths: tuple[int, ...] = (3, 3, 9, 3),
         dims: tuple[int, ...] = (96, 192, 384, 768),
+        block: Callable[[int, float, float], nn.Module] = Block,
         *,
         num_classes: int | None = 1000,
         in_chans: int = 3,
@@ -133,14 +104,14 @@ class ConvNeXt(nn.Module):
         self.depths, self.dims, self.stem_stride, self.in_chans = tuple(depths), tuple(dims), stem_stride, in_chans
         self.num_classes = num_classes
         stem = nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=stem_stride)
-        self.downsample_layers = nn.ModuleList([nn.Sequential(stem, nn.LayerNorm(dims[0], eps=1e-6))])
+        self.downsample_layers = nn.ModuleList([Stem(stem, nn.LayerNorm(dims[0], eps=1e-6))])
         for before, after in pairwise(dims):
             self.downsample_layers.append(
-                nn.Sequential(nn.LayerNorm(before, eps=1e-6), nn.Conv2d(before, after, kernel_size=2, stride=2))
+                Downsample(nn.LayerNorm(before, eps=1e-6), nn.Conv2d(before, after, kernel_size=2, stride=2))
             )
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList(
-            nn.Sequential(*(Block(dim, next(rates), layer_scale_init_value) for _ in range(depth)))
+            nn.Sequential(*(block(dim, next(rates), layer_scale_init_value) for _ in range(depth)))
             for depth, dim in zip(depths, dims, strict=True)
         )
         if num_classes is None:
@@ -148,12 +119,10 @@ class ConvNeXt(nn.Module):
                 self.add_module(f"norm{i}", nn.LayerNorm(dim, eps=1e-6))
         else:
             self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
-            self.head = nn.Linear(dims[-1], num_classes)
+            self.head = make_head(dims[-1], num_classes)
         self.apply(init_weights)
         if num_classes is not None:
             scale_head(self.head, head_init_scale)
-
-    # -- what a neck, a head or an optimizer needs to know, so that nobody parses names from outside
 
     @property
     def channels(self) -> dict[str, int]:
@@ -189,22 +158,18 @@ class ConvNeXt(nn.Module):
             raise ConvNextError(f"layer-decay rule {rule!r} is unknown; use 'layer' or 'stage'.")
         return {name: depth_id(name) for name, _ in self.named_parameters()}, last + 1
 
-    def deploy(self, precision: str = "auto"):
-        """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
-        from convnext.models.deploy import deploy  # which imports this module
-
-        return deploy(self, precision)
+    def folds(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        """The norms before the downsampling convolutions and before the classifier."""
+        norm_then_conv = ((layer, *layer.children()) for layer in self.downsample_layers[1:])
+        pairs: list[tuple[nn.Module, str, nn.Module]] = [(layer, "0", conv) for layer, _, conv in norm_then_conv]
+        return pairs if self.num_classes is None else [*pairs, (self, "norm", self.head)]
 
     def stage_outputs(self, x: Tensor):
         """Yield the output of every stage, (B, H/stride, W/stride, C), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, 8 * self.stem_stride)
         x = (F.pad(x, self.stem_padding) if any(self.stem_padding) else x).permute(0, 2, 3, 1)
-        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
-            if i == 0:
-                x = downsample[1](channels_last(downsample[0], x))
-            else:
-                x = channels_last(downsample[1], downsample[0](x))
-            x = stage(x)
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(downsample(x))
             yield x
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
@@ -221,7 +186,7 @@ class ConvNeXt(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """x (B, in_chans, H, W) float -> logits (B, num_classes); a backbone returns its feature maps."""
+        """x (B, in_chans, H, W) float -> logits (B, num_classes); features (B, C) for 0 classes; a backbone its maps."""
         if self.num_classes is None:
             return self.feature_maps(x)
         for y in self.stage_outputs(x):  # noqa: B007  the last stage is what the head reads
@@ -235,22 +200,6 @@ def stem_padding(stride: int) -> tuple[int, int, int, int]:
         raise ConvNextError(f"stem_stride is {stride!r}; it must be 1, 2 or 4 (4 is the paper's).")
     before, after = (4 - stride) // 2, (5 - stride) // 2
     return before, after, before, after
-
-
-def check_image(x: Tensor, in_chans: int, side: int) -> None:
-    """Refuse what is not a batch of images of `in_chans` channels with sides of at least `side` pixels."""
-    if x.ndim != 4 or x.shape[1] != in_chans or min(x.shape[2:]) < side:
-        raise ConvNextError(
-            f"The model got an input of shape {tuple(x.shape)}; it expects (batch, {in_chans}, height, width) with sides of "
-            f"at least {side} pixels. Enlarge smaller images, or build the model with a smaller stem_stride if it has one."
-        )
-
-
-def channels_last(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution to (B, H, W, C) through its channels-last view; returns (B, H', W', C') contiguous."""
-    if patchify.use(conv, x):
-        return patchify.patchify(x, conv.weight, conv.bias)
-    return conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
 def build(name: str, **options) -> ConvNeXt:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def drop_path_scale(x: Tensor, rate: float, training: bool) -> Tensor | None:
-    """Stochastic depth: what each sample's branch is multiplied by, (B,) of 0 or 1 / (1 - rate); None for all by 1."""
+    """The factor of each sample's branch, (B,) of 0 or 1 / (1 - rate); None where all are 1."""
     if rate == 0.0 or not training:
         return None
     keep = 1.0 - rate
@@ -18,7 +18,7 @@ def drop_path_scale(x: Tensor, rate: float, training: bool) -> Tensor | None:
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     """Stochastic depth of a branch x (B, ...)."""
     scale = drop_path_scale(x, rate, training)
-    return x if scale is None else x * scale.view(-1, *(1,) * (x.ndim - 1))
+    return x if scale is None else (x.transpose(0, -1) * scale).transpose(0, -1)  # without x.ndim, unknown to torch.fx
 
 
 def drop_path_rates(maximum: float, blocks: int) -> list[float]:

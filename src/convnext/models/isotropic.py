@@ -6,14 +6,21 @@ No downsampling after the stem, and the features stay at 1/16 of the image's sid
 Legend: B batch, H W height and width of the image, h w of the features (H // 16, W // 16), C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.models.convnext import Block, channels_last, check_image, init_weights, scale_head
+from convnext.models.block import Block, check_image, init_weights, make_head, scale_head
+from convnext.models.deploy import Deployable
 from convnext.models.drop_path import drop_path_rates
+from convnext.models.outputs import CLASSIFIER
+from convnext.ops.patchify import patches_module
+
+torch.fx.wrap("check_image")  # which branches on sizes
 
 PATCH = 16
 
@@ -34,22 +41,26 @@ SIZES = {
 }
 
 
-class IsotropicConvNeXt(nn.Module):
+class IsotropicConvNeXt(Deployable):
     """A 16x16 patch stem without norm, `depth` equal blocks, and a classifier.
 
     Args:
         depth, dim: number of blocks and their channels.
-        num_classes: outputs of the classifier.
+        block: builds a block, as in `ConvNeXt`.
+        num_classes: outputs of the classifier; 0 leaves it out, so that the network returns pooled, normalised features.
         in_chans: channels of the image.
         drop_path_rate: stochastic depth of the last block; linear from 0 at the first.
         layer_scale_init_value: initial gamma; 0 leaves LayerScale out.
         head_init_scale: factor on the classifier's initial weights.
     """
 
+    output_layers = CLASSIFIER
+
     def __init__(
         self,
         depth: int,
         dim: int,
+        block: Callable[[int, float, float], nn.Module] = Block,
         *,
         num_classes: int = 1000,
         in_chans: int = 3,
@@ -61,10 +72,10 @@ class IsotropicConvNeXt(nn.Module):
         self.depth, self.dim, self.num_classes, self.in_chans = depth, dim, num_classes, in_chans
         self.stem = nn.Conv2d(in_chans, dim, kernel_size=PATCH, stride=PATCH)
         self.blocks = nn.Sequential(
-            *(Block(dim, rate, layer_scale_init_value) for rate in drop_path_rates(drop_path_rate, depth))
+            *(block(dim, rate, layer_scale_init_value) for rate in drop_path_rates(drop_path_rate, depth))
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = make_head(dim, num_classes)
         self.apply(init_weights)
         scale_head(self.head, head_init_scale)
 
@@ -96,16 +107,14 @@ class IsotropicConvNeXt(nn.Module):
 
         return {name: depth_id(name) for name, _ in self.named_parameters()}, last
 
-    def deploy(self, precision: str = "auto"):
-        """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
-        from convnext.models.deploy import deploy
-
-        return deploy(self, precision)
+    def folds(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        """The norm before the classifier."""
+        return [(self, "norm", self.head)]
 
     def features(self, x: Tensor) -> Tensor:
         """The output of the last block, (B, h, w, C), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, PATCH)
-        return self.blocks(channels_last(self.stem, x.permute(0, 2, 3, 1)))
+        return self.blocks(patches_module(self.stem, x.permute(0, 2, 3, 1)))
 
     def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
         """x (B, in_chans, H, W) -> {"stage0": (B, C, h, w)}, normalised over channels without affine parameters."""
@@ -113,7 +122,7 @@ class IsotropicConvNeXt(nn.Module):
         return {"stage0": F.layer_norm(y, y.shape[-1:], eps=1e-6).permute(0, 3, 1, 2)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, in_chans, H, W) float -> logits (B, num_classes)."""
+        """x (B, in_chans, H, W) float -> logits (B, num_classes), or features (B, C) for 0 classes."""
         return self.head(self.norm(self.features(x).mean((1, 2))))  # (B, h, w, C) -> (B, C) -> (B, num_classes)
 
 

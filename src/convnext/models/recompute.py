@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convnext.errors import ConvNextError
-from convnext.models.convnext import Block
+from convnext.models.block import Block
 from convnext.ops import backend
 
 
@@ -47,14 +48,15 @@ def recompute_hidden(model: nn.Module, stages: Iterable[int]) -> None:
     for stage in stages:
         if not 0 <= stage < len(parts):
             raise ConvNextError(f"There is no stage {stage} to recompute; the model has stages 0 to {len(parts) - 1}.")
-        if not all(isinstance(block, Block) for block in parts[stage]):
+        blocks = [block for block in parts[stage] if isinstance(block, Block)]
+        if len(blocks) != len(parts[stage]):
             raise ConvNextError(
                 f"Stage {stage} has no ConvNeXt blocks, and only these can recompute their hidden layer."
             )
-        for block in parts[stage]:
+        for block in blocks:
             block.recompute_hidden = True
 
 
-def stages_of(model: nn.Module) -> list[nn.Module]:
+def stages_of(model: Any) -> list[nn.Sequential]:
     """The four stages; of an isotropic model one."""
     return list(getattr(model, "stages", None) or [model.blocks])

@@ -17,18 +17,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from convnext.models.convnext import ConvNeXt, check_image, init_weights, scale_head, stem_padding
+from convnext.models.block import ChannelNorm, check_image, init_weights, make_head, scale_head
+from convnext.models.convnext import ConvNeXt, stem_padding
 from convnext.models.drop_path import drop_path, drop_path_rates
+from convnext.models.outputs import CLASSIFIER
 
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W)."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+torch.fx.wrap("check_image")  # which branches on sizes
 
 
 @dataclass(frozen=True)
@@ -122,18 +116,11 @@ def conv(before: int, after: int, kernel: int = 1, norm: type[nn.Module] | None 
 class Block(nn.Module):
     """activation(shortcut(x) + drop_path(gamma * branch(x))), on (B, C, H, W), as the spec says it.
 
-    The first block of a stage may change channels (`before` to `after`) and resolution (`stride`); its spatial
-    convolution and a 1x1 projection on the shortcut do it.
+    `before` to `after` channels and `stride` are changed by the spatial convolution and a 1x1 shortcut projection.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        before: int,
-        after: int,
-        stride: int,
-        drop_path_rate: float,
-        layer_scale_init_value: float,
+        self, spec: Spec, before: int, after: int, stride: int, drop_path_rate: float, layer_scale_init_value: float
     ):
         super().__init__()
         hidden = 4 * after if spec.inverted else after // 4
@@ -154,7 +141,9 @@ class Block(nn.Module):
         if stride > 1 or before != after:
             norm = spec.norm if spec.shortcut_norm else None
             self.shortcut.extend(conv(before, after, norm=norm, stride=stride))
-        self.gamma = nn.Parameter(layer_scale_init_value * torch.ones(after)) if layer_scale_init_value else None
+        self.gamma = (
+            nn.Parameter(torch.full((after,), float(layer_scale_init_value))) if layer_scale_init_value else None
+        )
         self.activation = spec.activation() if spec.activations[2] else nn.Identity()
         self.drop_path_rate = drop_path_rate
 
@@ -171,10 +160,8 @@ class Block(nn.Module):
 def make_stem(spec: Spec, in_chans: int, stride: int) -> nn.Sequential:
     """(B, in_chans, H, W) -> (B, width, H / stride, W / stride). A smaller stride keeps the kernels."""
     if spec.patchify:
-        before, after = (4 - stride) // 2, (5 - stride) // 2  # as in ConvNeXt: a side of n gives n / stride
-        pad = nn.ZeroPad2d((before, after, before, after))
         norm = spec.norm if spec.stem_norm else None
-        return nn.Sequential(pad, *conv(in_chans, spec.width, 4, norm, stride=stride))
+        return nn.Sequential(nn.ZeroPad2d(stem_padding(stride)), *conv(in_chans, spec.width, 4, norm, stride=stride))
     layers = [*conv(in_chans, spec.width, 7, spec.norm, stride=min(stride, 2), padding=3), spec.activation()]
     if stride == 4:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
@@ -186,13 +173,12 @@ class RoadmapNet(nn.Module):
 
     Args:
         spec: the architecture.
-        num_classes: outputs of the classifier.
-        in_chans: channels of the image.
-        drop_path_rate: stochastic depth of the last block; linear from 0 at the first.
-        layer_scale_init_value: initial gamma; 0 leaves LayerScale out.
-        head_init_scale: factor on the classifier's initial weights.
+        num_classes: outputs of the classifier; 0 leaves it out, so that the network returns pooled features.
+        in_chans, drop_path_rate, layer_scale_init_value, head_init_scale: as in `ConvNeXt`.
         stem_stride: 4 as in the paper; 2 or 1 keep more resolution for small images, in every step alike.
     """
+
+    output_layers = CLASSIFIER
 
     def __init__(
         self,
@@ -221,25 +207,42 @@ class RoadmapNet(nn.Module):
                 before = after
             self.stages.append(stage)
         self.norm = spec.norm(before) if spec.pool_norm else nn.Identity()
-        self.head = nn.Linear(before, num_classes)
+        self.head = make_head(before, num_classes)
         self.apply(init_weights)
         scale_head(self.head, head_init_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, in_chans, H, W) float -> logits (B, num_classes)."""
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of each feature map."""
+        return {f"stage{i}": self.spec.width * 2**i * (1 if self.spec.inverted else 4) for i in range(4)}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Input pixels per feature-map pixel."""
+        return {f"stage{i}": self.stem_stride * 2**i for i in range(4)}
+
+    def stage_outputs(self, x: Tensor):
+        """Yield the output of every stage, (B, C, H/stride, W/stride), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, 8 * self.stem_stride)
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        x = self.norm(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
-        return self.head(x.flatten(1))
+            yield x
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """x (B, in_chans, H, W) -> {"stage0": (B, C0, H/4, W/4), ..}, the outputs of the stages, not normalised."""
+        return dict(zip(self.channels, self.stage_outputs(x), strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, in_chans, H, W) float -> logits (B, num_classes), or features (B, C) for 0 classes."""
+        for y in self.stage_outputs(x):  # noqa: B007  the last stage is what the head reads
+            pass
+        return self.head(self.norm(y.mean((2, 3), keepdim=True)).flatten(1))  # (B, C, 1, 1) -> (B, C) -> logits
 
 
 def build(name: str, *, width_mult: float = 1.0, depth_mult: float = 1.0, **options) -> RoadmapNet | ConvNeXt:
-    """A step of the roadmap; options are those of `RoadmapNet`.
-
-    `width_mult` and `depth_mult` scale every step by the same rule, for experiments that cannot afford the paper's
-    sizes: widths and depths are multiplied and rounded, to at least 1.
+    """A step of the roadmap; options: those of `RoadmapNet`, and
+    width_mult, depth_mult: factors of all widths and depths for small experiments; rounded, at least 1.
     """
     spec = SIZES[name]
     spec = replace(

@@ -1,7 +1,8 @@
-"""Which implementation an operation takes: the readable reference, or Triton kernels.
+"""The choice among the implementations of an operation: PyTorch's own operations, or a faster form of them.
 
-By itself (`auto`) an operation takes Triton on a CUDA device that the kernels were written for, and the reference
-everywhere else: CPU, meta, older devices, fp64, odd channel counts, export.
+Every operation has a reference that a person can read, and `Form`s beside it: Triton kernels on a GPU, oneDNN's
+operators for inference on a CPU, matrix products for tiny maps, Winograd's convolution. `Form.takes` is asked before
+each use, and nothing else decides. `backend` overrides it.
 """
 
 import importlib.util
@@ -9,12 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convnext.errors import ConvNextError, nearest
+from convnext.ops.rule import PLAIN, constant, observed, transformed
 
 BACKENDS = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -25,11 +28,17 @@ _chosen: ContextVar[str] = ContextVar("convnext_backend", default="auto")
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Take this implementation inside the `with`: "auto", "reference" or "triton" (which also runs on a CPU under
-    TRITON_INTERPRET=1, slowly, for tests). Each thread has its own choice.
+    """Take this implementation of all operations inside the `with`; each thread has its own choice.
 
-    A function compiled by torch.compile keeps the choice with which it was first traced.
-    Raises ConvNextError for another name; an operation raises it where "triton" is not possible.
+    A function compiled by torch.compile keeps the choice with which it was first traced. Traces, exports and function
+    transforms get the reference in any case.
+
+    Args:
+        name: "auto": the fastest form for the tensor at hand. "reference": PyTorch's own operations, nothing else.
+            "triton": the Triton kernels, also on a CPU under TRITON_INTERPRET=1 (slow, for tests).
+
+    Raises:
+        ConvNextError: another name; or later, by an operation, where "triton" is impossible.
     """
     if name not in BACKENDS:
         raise ConvNextError(f"Backend {name!r} is unknown; use one of {', '.join(BACKENDS)}.{nearest(name, BACKENDS)}")
@@ -40,32 +49,51 @@ def backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def use(x: Tensor) -> bool:
-    """Whether an operation on x (..., C) takes Triton; a plain bool, a constant to torch.compile.
-
-    Raises ConvNextError where Triton was demanded and cannot run, with the reason.
-    """
-    name = chosen()
-    if name == "reference":
-        return False
-    why = obstacle(x)
-    if why and name == "triton":
-        raise ConvNextError(
-            f'backend("triton") was demanded, but {why}. Use backend("auto") to take the reference there.'
-        )
-    if name == "auto" and (x.device.type != "cuda" or torch.compiler.is_exporting()):
-        return False  # an exported graph is for other runtimes, which do not know our operators
-    return not why
+@constant
+def chosen() -> str:
+    """The name of the innermost `backend`."""
+    return _chosen.get()
 
 
-def watched(module: nn.Module) -> bool:
-    """Whether only a call of the module does what it is to do: somebody put a hook on it, or another `forward`."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(len(found) > 0 for found in hooks) or "forward" in module.__dict__
+@dataclass(frozen=True)
+class Form:
+    """A faster implementation of one operation. Its functions get the tensor and what else was given to `takes`."""
+
+    name: str
+    pays: Callable[..., bool]
+    """True where "auto" takes it: it is faster, and needed. Cheap; asked first."""
+    cannot: Callable[..., str] = lambda *given: ""
+    """The reason why it cannot compute this, as half a sentence; empty if it can."""
+    compiles: bool = False
+    """torch.compile may put it into a graph."""
+    counted: bool = False
+    """Its operators have formulas for `torch.utils.flop_counter`."""
+
+    def takes(self, x: Tensor, *given) -> bool:
+        """True if the operation on x takes this form; a constant to torch.compile.
+
+        Raises:
+            ConvNextError: the form was demanded by name and cannot compute this.
+        """
+        name = chosen()
+        demanded = name == self.name
+        if not demanded and (name != "auto" or type(x) not in PLAIN or not self.pays(x, *given)):
+            return False
+        if torch.compiler.is_compiling():
+            if not self.compiles or torch.compiler.is_exporting() or transformed():
+                return False
+        elif type(x) not in PLAIN or observed(self.counted):
+            return False
+        why = self.cannot(x, *given)
+        if why and demanded:
+            raise ConvNextError(
+                f'backend("{name}") was demanded, but {why}. Use backend("auto") to take the reference there.'
+            )
+        return not why
 
 
 def obstacle(x: Tensor) -> str:
-    """What keeps Triton from computing on x, as half a sentence; empty if nothing does."""
+    """The reason why Triton cannot compute on x (..., C), as half a sentence; empty if it can."""
     if x.dtype not in DTYPES:
         return f"the tensor is {x.dtype}; the kernels take float32, float16 and bfloat16"
     if x.shape[-1] % 8:
@@ -73,21 +101,12 @@ def obstacle(x: Tensor) -> str:
     return device_obstacle(x.device.type, x.device.index)
 
 
-def constant(function: Callable) -> Callable:
-    """What `torch.compiler.assume_constant_result` does, without importing the compiler: seconds of every command."""
-    function._dynamo_marked_constant = True
-    return function
-
-
-@constant
-def chosen() -> str:
-    """The name of the innermost `backend`."""
-    return _chosen.get()
+TRITON = Form("triton", pays=lambda x: x.device.type == "cuda", cannot=obstacle, compiles=True, counted=True)
 
 
 @constant
 def device_obstacle(kind: str, index: int | None) -> str:
-    """What keeps Triton from running on a device, as half a sentence; empty if nothing does."""
+    """The reason why Triton cannot run on a device, as half a sentence; empty if it can."""
     if not installed():
         return "Triton is not installed"
     if kind == "cuda":
@@ -103,7 +122,7 @@ def device_obstacle(kind: str, index: int | None) -> str:
 
 @cache
 def installed() -> bool:
-    """Whether there is a Triton."""
+    """True if Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
 
 

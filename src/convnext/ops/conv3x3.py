@@ -9,10 +9,14 @@ Legend: B batch, C D channels in and out, H W of the map, t u tiles down and acr
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from convnext.ops.backend import Form
+from convnext.ops.rule import geometry, intact
 
 FEWEST_TILES = 40  # below, the transforms of the weights cost more than is saved
 FEWEST_CHANNELS = 64
@@ -43,24 +47,36 @@ def _both_axes(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     return torch.kron(one, one).to(like)
 
 
-def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)` for x (B, C, H, W) and a convolution that keeps H and W."""
-    return winograd(x, conv.weight, conv.bias) if worthwhile(conv, x) else conv(x)
+def conv3x3(conv: nn.Module, x: Tensor) -> Tensor:
+    """`conv(x)` for x (B, C, H, W)."""
+    return winograd(x, conv.weight, conv.bias) if WINOGRAD.takes(x, conv) else conv(x)  # pyright: ignore[reportArgumentType]
 
 
-def worthwhile(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether Winograd's way is the faster one, and gradients are asked for."""
+def worthwhile(x: Tensor, conv: nn.Module) -> bool:
+    """True if Winograd's form is the faster one: a training step on a CPU in fp32, and many channels and tiles."""
     return (
         x.device.type == "cpu"
-        and x.dtype == conv.weight.dtype == torch.float32
+        and x.dtype == torch.float32
         and torch.is_grad_enabled()
-        and (x.requires_grad or conv.weight.requires_grad)
-        and conv.kernel_size == (3, 3)
-        and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
         and len(x) * (-(-x.shape[2] // 4)) * (-(-x.shape[3] // 4)) >= FEWEST_TILES
+        and suits(conv)
+        and (x.requires_grad or conv.weight.requires_grad)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
+
+
+def suits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """True for an intact fp32 convolution of 3x3 that keeps H and W, with many channels in and out."""
+    return (
+        intact(conv, nn.Conv2d)
+        and geometry(conv) == ((3, 3), (1, 1), (1, 1), (1, 1), "zeros")
+        and conv.groups == 1
+        and conv.weight.dtype == torch.float32
+        and min(conv.in_channels, conv.out_channels) >= FEWEST_CHANNELS
+    )
+
+
+WINOGRAD = Form("winograd", pays=worthwhile)
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from convnext.errors import ConvNextError
-from convnext.ops import backend
+from convnext.ops.backend import TRITON
 from convnext.ops.depthwise import depthwise_conv
 
 
@@ -36,7 +36,7 @@ def depthwise_norm(
     Raises ConvNextError for shapes that do not fit. Source: Section 2.6 and Figure 4 of the paper.
     """
     check(x, weight, bias, norm_weight, norm_bias)
-    if not backend.use(x):
+    if not TRITON.takes(x):
         return reference(x, weight, bias, norm_weight, norm_bias, eps)
     differentiable = (x, weight, bias, norm_weight, norm_bias)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable)

@@ -12,6 +12,8 @@ Legend: B batch, H W height and width, C channels, M = B H W pixels.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,19 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from convnext.errors import ConvNextError
-from convnext.ops import backend, onednn
+from convnext.ops import onednn
+from convnext.ops.backend import TRITON, obstacle
+
+NARROWEST = 16  # channels; the tensor cores' products have no fewer
+
+
+def _obstacle(y: Tensor) -> str:
+    few = f"the tensor has {y.shape[-1]} channels; the kernels take {NARROWEST} or more"
+    return obstacle(y) or (few if y.shape[-1] < NARROWEST else "")
+
+
+# in fp32 there are no tensor cores to feed, and cuBLAS does better than the kernels, which then run on demand only
+KERNELS = replace(TRITON, pays=lambda y: y.device.type == "cuda" and y.dtype != torch.float32, cannot=_obstacle)
 
 
 def mlp_residual(
@@ -43,10 +57,9 @@ def mlp_residual(
     """
     check(x, y, w1, b1, w2, b2, gamma, scale)
     y = y.to(compute_dtype(y))
-    if onednn.use(y) and scale is None and x.dtype == y.dtype and backend.chosen() == "auto":
+    if scale is None and x.dtype == y.dtype == w1.dtype and onednn.ONEDNN.takes(y):
         return onednn.mlp_residual(x.contiguous(), y, w1, b1, w2, b2, gamma)
-    # in fp32 there are no tensor cores to feed, and cuBLAS does better than the kernels, which then run on demand only
-    if not backend.use(y) or (y.dtype == torch.float32 and backend.chosen() == "auto"):
+    if not KERNELS.takes(y):
         return reference(x, y, w1, b1, w2, b2, gamma, scale)
     given = (y, w1, b1, w2, b2, gamma)
     keep = not recompute and torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
@@ -120,9 +133,9 @@ def fused(x, y, w1, b1, w2, b2, gamma, scale, keep):
     from convnext.ops._triton import mlp
 
     weights = (w1.to(y.dtype).contiguous(), b1.contiguous(), w2.to(y.dtype).contiguous(), b2.contiguous())
-    factors = (None if t is None else t.contiguous() for t in (gamma, scale))
+    gamma, scale = (None if t is None else t.contiguous() for t in (gamma, scale))
     with torch.cuda.device_of(x):
-        out, z = mlp.forward(x.contiguous(), y.contiguous(), *weights, *factors, keep)
+        out, z = mlp.forward(x.contiguous(), y.contiguous(), *weights, gamma, scale, keep)
     return out, y.new_empty(0) if z is None else z
 
 
@@ -142,10 +155,11 @@ def fused_backward(grad, y, z, w1, b1, w2, b2, gamma, scale, recompute, need_wei
     from convnext.ops._triton import mlp_backward
 
     weights = (w1.to(y.dtype).contiguous(), b1.contiguous(), w2.to(y.dtype).contiguous(), b2)
-    factors = (None if t is None else t.contiguous() for t in (gamma, scale))
+    gamma, scale = (None if t is None else t.contiguous() for t in (gamma, scale))
     grad = grad.to(y.dtype).contiguous()
     with torch.cuda.device_of(y), torch.autocast(y.device.type, enabled=False):
-        found = mlp_backward.backward(grad, y.contiguous(), None if recompute else z, *weights, *factors, need_weights)
+        z = None if recompute else z
+        found = mlp_backward.backward(grad, y.contiguous(), z, *weights, gamma, scale, need_weights)
     return tuple(y.new_empty(0, dtype=torch.float32) if t is None else t for t in found)
 
 
@@ -170,10 +184,12 @@ def backward(ctx, grad, _):
         return (None,) * 9
     y, z, *parameters, scale = ctx.saved_tensors
     need_x, need_y, *need, _, _ = ctx.needs_input_grad
-    found = [None] * 6
+    found: Sequence[Tensor | None] = [None] * 6
     if need_y or any(need):
         found = fused_backward(grad, y, z, *parameters, scale, not ctx.keep, any(need))
-    gradients = [d.to(p.dtype) if n else None for d, p, n in zip(found[1:], parameters, need, strict=True)]
+    gradients = [
+        None if d is None or not n else d.to(p.dtype) for d, p, n in zip(found[1:], parameters, need, strict=True)
+    ]
     return grad if need_x else None, found[0] if need_y else None, *gradients, None, None
 
 

@@ -10,53 +10,76 @@ uses them.
 Legend: M rows, K N features in and out, B batch, H W height and width, C channels.
 """
 
+import math
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from convnext.ops.backend import Form
+from convnext.ops.rule import observed
 
 ROWS = 1024  # oneDNN picks the packed order for a number of rows; one in the middle of what a network has
 TILE_BYTES = 4 * 2**20  # of a hidden layer that is made and used up piece by piece, without leaving the cache
 
 
-def use(x: Tensor) -> bool:
-    """Whether an operation on x takes oneDNN's: on a CPU, where no gradient is asked for, and nothing is traced."""
-    return (
-        x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and usable(x.dtype)
-    )
+def _pays(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-@cache
+def _cannot(x: Tensor) -> str:
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the type of each operation"
+    if x.numel() == 0:
+        return "the tensor is empty"
+    return "" if usable(x.dtype) else f"oneDNN's operators are missing here, or not for {x.dtype}"
+
+
+ONEDNN = Form("onednn", pays=_pays, cannot=_cannot, counted=True)
+"""The operators of this file on x (..., C): on a CPU, where no gradient is asked for."""
+
+
 def usable(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch and processor have the operators in this type; fp32 and bf16 are asked for."""
-    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
-        return False
-    if dtype == torch.bfloat16 and not bf16():
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x, w, b = (torch.randn(shape, generator=generator).to(dtype) for shape in ((8, 16), (16, 16), (16,)))
+    """True if this PyTorch and processor have the operators in this type, fp32 or bf16, and they compute what they should."""
+    if dtype not in _usable:
+        if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+            return False
+        if dtype == torch.bfloat16 and not bf16():
+            return False
+        if observed():
+            return False  # a trial would be observed too, and say nothing about another time
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+            _usable[dtype] = _trial(dtype)
+    return _usable[dtype]
+
+
+_usable: dict[torch.dtype, bool] = {}
+
+
+def _trial(dtype: torch.dtype) -> bool:
+    """True if the operators agree with PyTorch's own on small tensors, which are not drawn from any generator."""
+    x, w, b = (
+        torch.arange(n).mul(2.4).sin().view(shape).to(dtype) for n, shape in ((128, (8, 16)), (256, (16, 16)), (16, 16))
+    )
     try:
-        with torch.inference_mode():
-            expected = F.linear(F.gelu(F.linear(x, w, b)), w, b) + x
-            found = linear_add(linear_gelu(x, pack_linear(w), b), w, b, x)
-            kernel = torch.ones(16, 1, 7, 7, dtype=dtype)
-            maps = x.view(1, 2, 4, 16)
-            expected_map = F.conv2d(maps.permute(0, 3, 1, 2), kernel, b, padding=3, groups=16).permute(0, 2, 3, 1)
-            found_map = depthwise(maps, pack_depthwise(kernel), b)
+        expected = F.linear(F.gelu(F.linear(x, w, b)), w, b) + x
+        found = linear_add(linear_gelu(x, pack_linear(w), b), w, b, x)
+        kernel = torch.ones(16, 1, 7, 7, dtype=dtype)
+        maps = x.view(1, 2, 4, 16)
+        expected_map = F.conv2d(maps.permute(0, 3, 1, 2), kernel, b, padding=3, groups=16).permute(0, 2, 3, 1)
+        found_map = depthwise(maps, pack_depthwise(kernel), b)
     except (RuntimeError, AttributeError, TypeError):  # another PyTorch: not there, or called otherwise
         return False
-    near = {"rtol": 0.05, "atol": 0.5} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
-    return torch.allclose(found, expected, **near) and torch.allclose(found_map, expected_map, **near)
+    rtol, atol = (0.05, 0.5) if dtype == torch.bfloat16 else (1e-4, 1e-4)
+    pairs = (found, expected), (found_map, expected_map)
+    return all(torch.allclose(one, other, rtol, atol) for one, other in pairs)
 
 
 @cache
 def bf16() -> bool:
-    """Whether the processor multiplies bf16 by itself, so that it is faster than fp32."""
+    """True if the processor multiplies bf16 by itself, so that it is faster than fp32."""
     return torch.backends.mkldnn.is_available() and bool(
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
@@ -120,3 +143,16 @@ def mlp_residual(
     for result, *given in zip(*(t.tensor_split(pieces) for t in (out.view(rows.shape), branch, rows)), strict=True):
         result.copy_(compute(*given))
     return out
+
+
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def linear_flops(x_shape, *given, out_shape, **kwargs) -> int:
+        """Two per multiply-accumulate; what is fused behind the product is not counted, as nowhere in PyTorch."""
+        return 2 * math.prod(x_shape) * out_shape[-1]
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def convolution_flops(x_shape, weight_shape, *given, out_shape, **kwargs) -> int:
+        """Two per multiply-accumulate: x (B,C,H,W), weight (D,C / groups,K,K), out (B,D,H',W')."""
+        return 2 * math.prod(out_shape) * math.prod(weight_shape[1:])

@@ -7,12 +7,15 @@ than cuDNN does (docs/kernels.md). Neither has been timed on a GPU yet.
 Legend: B batch, H W height and width, C D channels in and out, K side of the kernel, h w = H // K, W // K.
 """
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convnext.ops import backend
+from convnext.ops.backend import Form
 from convnext.ops.mlp import compute_dtype
+from convnext.ops.rule import geometry, intact
 
 TENSOR_CORES = torch.float16, torch.bfloat16
 
@@ -27,25 +30,26 @@ def patchify(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(patches, weight.permute(0, 2, 3, 1).reshape(len(weight), -1), bias)
 
 
-def use(conv: nn.Module, x: Tensor) -> bool:
-    """Whether `patchify` stands in for conv on x (B,H,W,C): a stem on a GPU, in half precision or autocast to it."""
-    return (
-        x.device.type == "cuda"
-        and backend.chosen() != "reference"
-        and not torch.compiler.is_exporting()
-        and compute_dtype(x) in TENSOR_CORES
-        and suits(conv)
-    )
+def suits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """True for an intact convolution of patches with a number of input channels that cuDNN pads."""
+    if not intact(conv, nn.Conv2d):
+        return False
+    k = conv.kernel_size[0]
+    patches = (k, k), (k, k), (0, 0), (1, 1), "zeros"
+    return geometry(conv) == patches and conv.groups == 1 and conv.in_channels % 8 != 0
 
 
-def suits(conv: nn.Module) -> bool:
-    """Whether the convolution is one of patches, with channels that cuDNN pads, and nobody watches it."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.kernel_size == conv.stride == (conv.kernel_size[0],) * 2
-        and conv.padding == (0, 0)
-        and conv.dilation == (1, 1)
-        and conv.groups == 1
-        and conv.in_channels % 8 != 0
-        and not backend.watched(conv)
-    )
+PATCHES = Form(
+    "patches",
+    pays=lambda x, conv: x.device.type == "cuda" and compute_dtype(x) in TENSOR_CORES and suits(conv),
+    compiles=True,
+    counted=True,
+)
+"""`patchify` in place of `conv` on x (B,H,W,C): for a stem on a GPU, in half precision or autocast to it."""
+
+
+def patches_module(conv: nn.Module, x: Tensor) -> Tensor:
+    """Apply a convolution to x (B,H,W,C), of any memory order, through its channels-last view: (B,H',W',C') contiguous."""
+    if PATCHES.takes(x, conv):
+        return patchify(x, conv.weight, conv.bias)  # pyright: ignore[reportArgumentType]  `suits` made sure
+    return conv(x.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()

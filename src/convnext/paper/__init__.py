@@ -1,4 +1,4 @@
-"""What the paper reports (Liu et al., "A ConvNet for the 2020s", CVPR 2022): every table of results, one row per model.
+"""Results of the paper (Liu et al., "A ConvNet for the 2020s", CVPR 2022): every table of results, one row per model.
 
 Numbers are as printed, in the printed unit: GFLOPs are 1e9 multiply-accumulates, throughput is images per second,
 accuracies and errors are percent. A cell that the paper prints in two tables stands once where the tables share their
@@ -27,7 +27,7 @@ from convnext.paper.imagenet import (
     classification,
     isotropic,
 )
-from convnext.paper.lookup import NAMES, Pretrain
+from convnext.paper.lookup import NAMES, Pretrain, lookup
 from convnext.paper.roadmap import GROUPS, NOT_ADOPTED, ROADMAPS, STEPS, Reference, Regime, Roadmap, Step, roadmap_step
 from convnext.paper.table8 import (
     ALEXNET_CLEAN_ERROR,
@@ -72,6 +72,7 @@ __all__ = [
     "classification",
     "detection",
     "isotropic",
+    "lookup",
     "roadmap_step",
     "robustness",
     "segmentation",

@@ -1,10 +1,12 @@
-"""The models' names, and finding the row of a table."""
+"""Names of the models in the paper, and the row of a table by its fields."""
 
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar
 
 from convnext.errors import ConvNextError, nearest
 
 Pretrain = Literal["1k", "22k"]
+Row = TypeVar("Row")
 
 NAMES = {
     "convnext_tiny": "ConvNeXt-T",
@@ -19,13 +21,28 @@ NAMES = {
 """Our name of a model -> the paper's; the lookups take either."""
 
 
-def find(rows, **wanted: Any):
-    """The one row whose fields are `wanted`; the first field is the row's name."""
+def lookup(rows: Iterable[Row], **wanted: Any) -> Row | None:
+    """The first row of a table whose fields have these values, or None.
+
+    A row's name (its first field) may be given as ours: "convnext_tiny" finds "ConvNeXt-T".
+    """
+    wanted = {field: NAMES.get(value, value) if isinstance(value, str) else value for field, value in wanted.items()}
+    return next((row for row in rows if all(getattr(row, f) == value for f, value in wanted.items())), None)
+
+
+def find(rows: Sequence[Row], **wanted: Any) -> Row:
+    """The row that `lookup` finds.
+
+    Args:
+        wanted: the row's name first, then other fields.
+
+    Raises:
+        ConvNextError: there is none; with the rows of this name, or the nearest name.
+    """
+    if (found := lookup(rows, **wanted)) is not None:
+        return found
     key, name = next(iter(wanted.items()))
     wanted[key] = name = str(NAMES.get(name, name))
-    for row in rows:
-        if all(getattr(row, field) == value for field, value in wanted.items()):
-            return row
     kind = type(rows[0]).__name__.lower()
     namesakes = [_spell({field: getattr(row, field) for field in wanted}) for row in rows if getattr(row, key) == name]
     if namesakes:

@@ -52,7 +52,7 @@ class Step:
     std: float | None
     gflops: float
     macs: int
-    """What the architecture comes to when counted, exactly."""
+    """Multiply-accumulates of the architecture, counted exactly."""
     note: str = ""
 
     @property

@@ -1,49 +1,60 @@
-"""What a recipe says: frozen dataclasses whose every field can be overridden on the command line.
+"""The fields of a recipe: frozen dataclasses whose every field can be overridden on the command line.
 
 The docstring under a field is its `--help` text. Defaults are the paper's (Table 5, Section A.3), so a recipe states only
-what it changes. `Recipe` holds what every run has; one subclass per task adds the rest.
+what it changes. `Recipe` has the fields of every run; one subclass per task adds its own. Each number has its range
+(`recipes.ranges`).
 """
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-STRICT = {"extra": "forbid"}  # for pydantic, which reads recipes back from a run's config
+from convnext.recipes.optim import AdamW, Optim, PolyOptim, StepOptim
+from convnext.recipes.ranges import LONG_SIDE, MAX_BATCH, MAX_SIDE, SHARE, SIDE, STRICT, WORKERS, ranged
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelOptions:
+    """Model options that every recipe has; subclasses add those of their kind."""
+
     __pydantic_config__ = STRICT
 
-    name: str = "convnext_tiny"
-    """Model to build; `convnext info models` lists them."""
-    drop_path_rate: float | None = 0.0
+    name: str = ""
+    """Model to build; `convnext info models '*'` lists them."""
+    drop_path_rate: float | None = ranged(0.0, at_least=0, below=1)
     """Stochastic depth of the last block, rising linearly from 0 at the first. None: the paper's rate for this size
     (0.1 below Tiny), scaled by epochs / 300, because a short run underfits long before it overfits."""
-    layer_scale_init_value: float = 1e-6
+    weights: str | None = None
+    """Checkpoint to start from: a file or a released name."""
+
+
+@dataclass(frozen=True)
+class Model(ModelOptions):
+    name: str = "convnext_tiny"
+    """Model to build; `convnext info models` lists them."""
+    layer_scale_init_value: float = ranged(1e-6, at_least=0)
     """Initial LayerScale; 0 leaves it out."""
-    head_init_scale: float = 1.0
+    head_init_scale: float = ranged(1.0, at_least=0)
     """Factor on the classifier's initial weights (0.001 in fine-tuning with a new head)."""
     stem_stride: Literal[1, 2, 4] = 4
     """Stride of the stem; 1 or 2 for small images."""
-    width_mult: float = 1.0
+    width_mult: float = ranged(1.0, above=0, at_most=16)
     """Factor on the widths of a roadmap model, for experiments that cannot afford the paper's sizes."""
-    depth_mult: float = 1.0
+    depth_mult: float = ranged(1.0, above=0, at_most=16)
     """Factor on the depths of a roadmap model."""
     weights: str | None = None
-    """Checkpoint file to start from. A classifier of another size is replaced by a fresh one, and said."""
+    """Checkpoint file or released name to start from. If the class count differs, the classifier is re-initialised and a
+    message says so."""
 
 
 @dataclass(frozen=True)
-class DenseModel:
+class DenseModel(ModelOptions):
     """A detector or segmenter."""
-
-    __pydantic_config__ = STRICT
 
     name: str = "mask_rcnn_convnext_tiny"
     """Model to build; `convnext info models '*'` lists them."""
     drop_path_rate: float = 0.4
     """Stochastic depth of the backbone's last block, rising linearly from 0 at the first."""
-    layer_scale_init_value: float = 1e-6
+    layer_scale_init_value: float = ranged(1e-6, at_least=0)
     """Initial LayerScale; 0 leaves it out."""
     checkpoint_backbone: bool = False
     """Recompute the backbone's activations in the backward pass: less memory, about a quarter slower."""
@@ -55,9 +66,9 @@ class DenseModel:
 class Segmenter(DenseModel):
     name: str = "upernet_convnext_tiny"
     """Model to build; `convnext info models 'upernet*'` lists them."""
-    channels: int = 512
+    channels: int = ranged(512, at_least=1, at_most=MAX_SIDE)
     """Width of the head."""
-    auxiliary_channels: int = 256
+    auxiliary_channels: int = ranged(256, at_least=1, at_most=MAX_SIDE)
     """Width of the auxiliary head."""
 
 
@@ -65,25 +76,25 @@ class Segmenter(DenseModel):
 class Augment:
     __pydantic_config__ = STRICT
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[float, float] = ranged((0.08, 1.0), above=0, at_most=1, ordered=True)
     """Share of the image's area that a random crop keeps (inputs above 32 px)."""
-    crop_padding: int = 4
+    crop_padding: int = ranged(4, at_least=0, at_most=1024)
     """Padding before the random crop (inputs of 32 px or less, in place of the resized crop)."""
-    hflip: float = 0.5
-    """Probability of a horizontal flip; 0 for pictures in which left and right matter, such as digits."""
+    hflip: float = ranged(0.5, **SHARE)
+    """Probability of a horizontal flip; 0 for images in which left and right matter, such as digits."""
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     """timm's RandAugment string; None turns it off."""
-    random_erasing: float = 0.25
+    random_erasing: float = ranged(0.25, **SHARE)
     """Probability of erasing a rectangle with noise."""
-    mixup: float = 0.8
+    mixup: float = ranged(0.8, at_least=0)
     """Mixup's alpha; 0 turns it off."""
-    cutmix: float = 1.0
+    cutmix: float = ranged(1.0, at_least=0)
     """CutMix's alpha; 0 turns it off."""
-    mixup_prob: float = 1.0
+    mixup_prob: float = ranged(1.0, **SHARE)
     """Probability that a batch is mixed at all."""
-    mixup_switch_prob: float = 0.5
+    mixup_switch_prob: float = ranged(0.5, **SHARE)
     """Probability of CutMix rather than Mixup when both are on."""
-    label_smoothing: float = 0.1
+    label_smoothing: float = ranged(0.1, **SHARE)
     """Label smoothing, with and without Mixup."""
 
 
@@ -93,11 +104,13 @@ class DetectionAugment:
 
     __pydantic_config__ = STRICT
 
-    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    short_sides: tuple[int, ...] = ranged(
+        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), nonempty=True, **SIDE
+    )
     """Short sides to choose from, in pixels."""
-    long: int = 1333
+    long: int = ranged(1333, **LONG_SIDE)
     """Largest long side."""
-    hflip: float = 0.5
+    hflip: float = ranged(0.5, **SHARE)
     """Probability of a horizontal flip."""
     random_crop: bool = True
     """Half the time, resize to 400, 500 or 600 px and crop 384 to 600 px before the resize."""
@@ -107,151 +120,144 @@ class DetectionAugment:
 class SegmentationAugment:
     __pydantic_config__ = STRICT
 
-    short: int = 512
+    short: int = ranged(512, **SIDE)
     """Short side before the random scale, in pixels; also that of evaluation."""
-    long: int = 2048
+    long: int = ranged(2048, **LONG_SIDE)
     """Largest long side before the random scale; also that of evaluation."""
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[float, float] = ranged((0.5, 2.0), above=0, at_most=16, ordered=True)
     """Range of the random scale."""
-    crop: int = 512
+    crop: int = ranged(512, **SIDE)
     """Side of the random crop, and of the windows in evaluation."""
-    max_share: float = 0.75
+    max_share: float = ranged(0.75, **SHARE)
     """Largest share of a crop that one class may have, where ten attempts find one."""
-    hflip: float = 0.5
+    hflip: float = ranged(0.5, **SHARE)
     """Probability of a horizontal flip."""
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """The optimizer of every task; subclasses add how the learning rate moves."""
-
-    __pydantic_config__ = STRICT
-
-    lr: float = 4e-3
-    """Peak learning rate, for the total batch; it is never scaled behind your back."""
-    weight_decay: float = 0.05
-    """Decoupled weight decay; norms, biases and LayerScale have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the gradient's mean and square."""
-    eps: float = 1e-8
-    """AdamW's term against division by zero."""
-    layer_decay: float | None = None
-    """Factor on the learning rate per layer group from the head down (Sections A.2, A.3); None: one rate for all."""
-    clip_grad: float | None = None
-    """Largest gradient norm, in every precision; None: no clipping."""
-
-
-@dataclass(frozen=True)
-class Optim(AdamW):
-    """Half a cosine after a warm-up from zero (Tables 5 and 6)."""
-
-    min_lr: float = 1e-6
-    """Learning rate at the end of the cosine."""
-    warmup_epochs: float | None = 20.0
-    """Linear warm-up in epochs; None: use warmup_share."""
-    warmup_share: float = 0.05
-    """Linear warm-up as a share of the run, when warmup_epochs is None."""
-
-
-@dataclass(frozen=True)
-class StepOptim(AdamW):
-    """A tenth of the learning rate after each milestone (COCO)."""
-
-    lr: float = 1e-4
-    """Peak learning rate, for the total batch; it is never scaled behind your back."""
-    milestones: tuple[int, ...] = (27, 33)
-    """Epochs after which the learning rate is a tenth of what it was."""
-    warmup_steps: int = 500
-    """Optimizer steps of linear warm-up."""
-    warmup_ratio: float = 1e-3
-    """Share of the learning rate at which the warm-up starts."""
-
-
-@dataclass(frozen=True)
-class PolyOptim(AdamW):
-    """A polynomial that reaches zero at the end (ADE20K)."""
-
-    lr: float = 1e-4
-    """Peak learning rate, for the total batch; it is never scaled behind your back."""
-    power: float = 1.0
-    """The polynomial's power; 1 is a straight line."""
-    warmup_steps: int = 1500
-    """Optimizer steps of linear warm-up."""
-    warmup_ratio: float = 1e-6
-    """Share of the learning rate at which the warm-up starts."""
-
-
-@dataclass(frozen=True)
 class Ema:
     __pydantic_config__ = STRICT
 
-    decay: float | None = 0.9999
+    decay: float | None = ranged(0.9999, above=0, below=1)
     """Decay per optimizer step; None: use half_life_share."""
-    half_life_share: float | None = None
-    """Half-life as a share of the run, when decay is None; None as well: no EMA."""
+    half_life_share: float | None = ranged(None, above=0, at_most=1)
+    """EMA half-life as a fraction of the run, used if `decay` is None; both None disables the EMA."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What changes how a run is executed, but not its result."""
+    """Options of the execution of a run that do not change its result."""
 
     __pydantic_config__ = STRICT
 
-    workers: int | None = None
+    workers: int | None = ranged(None, **WORKERS)
     """Processes that load data; None: one per core left over, at most 8 per device; 0: load in the main process."""
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
-    log_every: int = 50
+    log_every: int = ranged(50, at_least=1)
     """Optimizer steps between two lines of metrics."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = ranged(5.0, at_least=0)
     """Minutes between two checkpoints; there is also one at the end of every epoch."""
-    checkpoint_steps: int | None = None
+    checkpoint_steps: int | None = ranged(None, at_least=1)
     """Optimizer steps between two checkpoints, in addition."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = ranged(2, at_least=1)
     """Newest checkpoints kept."""
-    eval_batch: int | None = None
+    eval_batch: int | None = ranged(None, at_least=1, at_most=MAX_BATCH)
     """Images per evaluation batch and device; None: twice device_batch."""
-    recompute_stages: tuple[int, ...] = ()
-    """Stages (0 to 3) whose hidden layers the fused operations of a GPU make again in the backward pass rather than keep:
-    less memory for one matrix product more."""
+    recompute_stages: tuple[int, ...] = ranged((), at_least=0, at_most=3)
+    """Stages (0 to 3) whose hidden layers are recomputed in the backward pass (fused GPU kernels only): less memory for one
+    matrix product more."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every run has. Every field can be overridden: `--seed 1 --optim.lr 1e-3`."""
+    """The fields of every run. Each can be overridden: `--seed 1 --optim.lr 1e-3`."""
 
     __pydantic_config__ = STRICT
+    kinds: ClassVar[dict[str, "type[Recipe]"]] = {}  # the recipe class of each task, filled in as they are defined
     task: ClassVar[str]
     decay_rule: ClassVar[str] = "layer"  # see `layer_decay_ids` of the models
+    length_option: ClassVar[str]  # the option that makes a run longer
 
     source: str = ""
     """Where the setting comes from: table and column of the paper, or "ours" and why."""
     data: str = ""
-    """The labelled images; what it may be is the task's."""
-    val_share: float = 0.1
+    """Training data; accepted formats depend on the task."""
+    val_share: float = ranged(0.1, above=0, below=1)
     """Share held out for validation, when the data has no validation part of its own."""
-    total_batch: int = 4096
+    total_batch: int = ranged(4096, at_least=1, at_most=MAX_BATCH)
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
-    device_batch: int = 128
+    device_batch: int = ranged(128, at_least=1, at_most=MAX_BATCH)
     """Images per forward pass and device; accumulation follows from it."""
     seed: int = 0
-    """Decides every random choice: held-out images, initial weights, order, augmentation, drop-path."""
+    """Seed of every random choice: held-out images, initial weights, order, augmentation, drop-path."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
     compile: bool = False
     """Compile the model with torch.compile (slower start, faster steps)."""
-    max_corrupt_share: float = 0.01
+    max_corrupt_share: float = ranged(0.01, **SHARE)
     """Share of unreadable training images at which the run stops; below it they are logged and replaced."""
-    max_nonfinite: int = 10
+    max_nonfinite: int = ranged(10, at_least=1)
     """Optimizer steps in a row with a non-finite loss or gradient (each is skipped) at which the run stops."""
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optim: AdamW = field(default_factory=AdamW)
     ema: Ema = field(default_factory=Ema)
     runtime: Runtime = field(default_factory=Runtime)
 
+    def __init_subclass__(cls, **keywords) -> None:
+        super().__init_subclass__(**keywords)
+        if "task" in cls.__dict__:
+            Recipe.kinds[cls.task] = cls
+
+    def duration(self) -> str:
+        """The length of the run in words."""
+        raise NotImplementedError
+
+    def length(self, steps_per_epoch: int) -> tuple[int, int]:
+        """Optimizer steps of the run, and between two evaluations."""
+        raise NotImplementedError(f"{type(self).__name__} states no length: derive it from ByEpochs or BySteps too")
+
 
 @dataclass(frozen=True)
-class Classification(Recipe):
+class ByEpochs:
+    """The length of a run in epochs; stands before `Recipe` among a class's bases."""
+
+    length_option: ClassVar[str] = "--epochs"
+
+    epochs: int = ranged(300, at_least=1)
+    """Passes over the training images; a remainder smaller than a batch is left out of each."""
+    eval_every: int = ranged(1, at_least=1)
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+    def length(self, steps_per_epoch: int) -> tuple[int, int]:
+        return self.epochs * steps_per_epoch, self.eval_every * steps_per_epoch
+
+    def duration(self) -> str:
+        return f"{self.epochs} epochs"
+
+
+@dataclass(frozen=True)
+class BySteps:
+    """The length of a run in optimizer steps; stands before `Recipe` among a class's bases."""
+
+    length_option: ClassVar[str] = "--steps"
+
+    steps: int = ranged(160_000, at_least=1)
+    """Optimizer steps."""
+    eval_every: int = ranged(16_000, at_least=1)
+    """Optimizer steps between two evaluations; the end is always evaluated."""
+
+    def length(self, steps_per_epoch: int) -> tuple[int, int]:
+        return self.steps, self.eval_every
+
+    def duration(self) -> str:
+        return f"{self.steps:,} steps"
+
+
+@dataclass(frozen=True)
+class Classification(ByEpochs, Recipe):
     """Images with one label each."""
 
     task: ClassVar[str] = "classification"
@@ -259,20 +265,16 @@ class Classification(Recipe):
     data: str = ""
     """Folder of images (train/ and val/, or one folder per class), folder of parquet files, `digits`, or
     `torchvision:NAME`."""
-    image_size: int = 224
+    image_size: int = ranged(224, **SIDE)
     """Side of the square input in pixels."""
-    epochs: int = 300
-    """Passes over the training images; a remainder smaller than a batch is left out of each."""
-    eval_every: int = 1
-    """Epochs between two evaluations; the last epoch is always evaluated."""
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
+    optim: AdamW = field(default_factory=Optim)
 
 
 @dataclass(frozen=True)
 class Dense(Recipe):
-    """What detection and segmentation have in common."""
+    """Defaults shared by detection and segmentation."""
 
     total_batch: int = 16
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
@@ -282,7 +284,7 @@ class Dense(Recipe):
 
 
 @dataclass(frozen=True)
-class Detection(Dense):
+class Detection(ByEpochs, Dense):
     """Images with boxes and masks."""
 
     task: ClassVar[str] = "detection"
@@ -291,23 +293,21 @@ class Detection(Dense):
     """Folder in COCO's layout: `annotations/*.json` and the images; or one JSON file beside the images of each part."""
     epochs: int = 36
     """Passes over the training images; a remainder smaller than a batch is left out of each."""
-    eval_every: int = 1
-    """Epochs between two evaluations; the last epoch is always evaluated."""
     model: DenseModel = field(default_factory=DenseModel)
     augment: DetectionAugment = field(default_factory=DetectionAugment)
-    optim: StepOptim = field(default_factory=StepOptim)
-    test_short: int = 800
-    """Short side of the pictures in evaluation, in pixels."""
-    test_long: int = 1333
-    """Largest long side of the pictures in evaluation."""
-    rpn_samples: int = 256
+    optim: AdamW = field(default_factory=StepOptim)
+    test_short: int = ranged(800, **SIDE)
+    """Short side of the images in evaluation, in pixels."""
+    test_long: int = ranged(1333, **LONG_SIDE)
+    """Largest long side of the images in evaluation."""
+    rpn_samples: int = ranged(256, at_least=1)
     """Anchors per image that the region proposal loss is taken over."""
-    roi_samples: int = 512
+    roi_samples: int = ranged(512, at_least=1)
     """Proposals per image that the losses of the heads are taken over."""
 
 
 @dataclass(frozen=True)
-class Segmentation(Dense):
+class Segmentation(BySteps, Dense):
     """Images with a label for each pixel."""
 
     task: ClassVar[str] = "segmentation"
@@ -315,14 +315,10 @@ class Segmentation(Dense):
 
     data: str = ""
     """Folder in ADE20K's layout, or one with `images` and `masks` (label PNGs of the same names) and a `classes.txt`."""
-    steps: int = 160_000
-    """Optimizer steps."""
-    eval_every: int = 16_000
-    """Optimizer steps between two evaluations; the end is always evaluated."""
     model: Segmenter = field(default_factory=Segmenter)
     augment: SegmentationAugment = field(default_factory=SegmentationAugment)
-    optim: PolyOptim = field(default_factory=PolyOptim)
+    optim: AdamW = field(default_factory=PolyOptim)
     test_mode: Literal["slide", "whole"] = "slide"
-    """Evaluate by windows of the crop's size, or the whole picture at once."""
+    """Evaluate by windows of the crop's size, or the whole image at once."""
     reduce_zero_label: bool | None = None
-    """Whether label 0 means "no label" and the others count from 1; None: yes in ADE20K's layout, no elsewhere."""
+    """Treat label 0 as "no label" and count the others from 1; None: only in ADE20K's layout."""

@@ -28,7 +28,7 @@ RECIPES = {
         total_batch=64,
         device_batch=64,
         model=Model("convnext_atto", drop_path_rate=0.0, stem_stride=1),
-        # digits: no flips, no colour; a one-pixel shift is an eighth of the picture
+        # digits: no flips, no colour; a one-pixel shift is an eighth of the image
         augment=Augment(hflip=0.0, rand_augment=None, random_erasing=0.0, crop_padding=1, mixup=0.0, cutmix=0.0),
         optim=Optim(lr=2e-3, warmup_epochs=None, warmup_share=0.1),
         ema=Ema(decay=None, half_life_share=0.02),
@@ -61,7 +61,9 @@ RECIPES = {
         total_batch=8,
         device_batch=4,
         model=DenseModel("mask_rcnn_convnext_tiny", drop_path_rate=0.1, weights="mask_rcnn_convnext_tiny.coco"),
-        optim=StepOptim(lr=1e-4, milestones=(16, 22), warmup_steps=200, layer_decay=0.8, clip_grad=35.0),
+        optim=StepOptim(
+            lr=1e-4, milestone_shares=(16 / 24, 22 / 24), warmup_steps=200, layer_decay=0.8, clip_grad=35.0
+        ),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
     "small/segment": Segmentation(

@@ -10,6 +10,12 @@ PAPER_22K = {"base": 0.1, "large": 0.1, "xlarge": 0.2}
 PAPER_ISOTROPIC = {"small": 0.1, "base": 0.2, "large": 0.5}
 OURS_1K = {"atto": 0.0, "femto": 0.0, "pico": 0.0, "nano": 0.1, "xlarge": 0.5}
 OURS_22K = {"tiny": 0.0, "small": 0.0}
+# of models trained from random weights on ImageNet-1K, by model: what `drop_path_rate=None` scales; 0.1 below Tiny
+DROP_PATH_RATES = (
+    {f"convnext_{size}": rate for size, rate in PAPER_1K.items()}
+    | {"convnext_xlarge": OURS_1K["xlarge"]}
+    | {f"convnext_isotropic_{size}": rate for size, rate in PAPER_ISOTROPIC.items()}
+)
 
 
 def _imagenet_1k(size: str, rate: float, source: str) -> Classification:

@@ -22,8 +22,6 @@ def draw_batch(views: Sequence[Sequence[np.ndarray]], titles: Sequence[str], pat
         for below, view in enumerate(pair):
             axes = grid[row + below, column]
             axes.imshow(np.clip(view, 0, 1), interpolation="nearest")
-            axes.set_title(
-                (title if len(title) < 20 else title[:18] + "…") if below == 0 else "", fontsize=8, loc="center"
-            )
+            axes.set_title(style.plain(title, 20) if below == 0 else "", fontsize=8, loc="center")
     drawn.suptitle("above: augmented for training; below: as in evaluation", fontsize=9)
     return style.save(drawn, path)

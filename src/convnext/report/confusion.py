@@ -32,7 +32,7 @@ def draw_confusion(matrix, classes: Sequence[str], path: str | Path) -> Path:
         )
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.full((k, k), np.nan), where=total > 0)
-    names = [name if len(name) <= 22 else name[:21] + "…" for name in map(str, classes)]
+    names = [style.plain(name, 22) for name in classes]
     many = k > COUNTS_UP_TO
 
     side = min(max(4.2, 2.0 + 0.55 * k), 9.5)

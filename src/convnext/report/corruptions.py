@@ -1,4 +1,4 @@
-"""The contact sheet of corrupted pictures."""
+"""The contact sheet of corrupted images."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def draw_contact_sheet(images: dict[tuple[str, int], Image.Image | np.ndarray], 
     """Draw one row per corruption, in the order of `images`, and one column per severity.
 
     Args:
-        images: (name, severity) -> an RGB picture, or (H,W,3) uint8, all of one size; severity 0 is the original.
-            Cells without a picture stay empty.
+        images: (name, severity) -> an RGB image, or (H,W,3) uint8, all of one size; severity 0 is the original.
+            Cells without an image stay empty.
         path: of the PNG.
     """
     names = list(dict.fromkeys(name for name, _ in images))
@@ -46,7 +46,7 @@ def draw_contact_sheet(images: dict[tuple[str, int], Image.Image | np.ndarray], 
 
 
 def _square(image: Image.Image | np.ndarray) -> np.ndarray:
-    """The whole picture in a white square of `CELL` pixels; a small one keeps its pixels visible."""
+    """The whole image in a white square of `CELL` pixels; a small one keeps its pixels visible."""
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     factor = CELL / max(image.size)
     size = [max(1, round(side * factor)) for side in image.size]

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from convnext.errors import ConvNextError
 from convnext.report import style
 from convnext.report.metrics import read_metrics
+from convnext.runtime.names import CURVES, DETAILS
 
 LABELS = {
     "top1": "top-1 accuracy (%)",
@@ -20,7 +21,6 @@ LABELS = {
     "data_wait": "share of time waiting for data",
 }
 WEIGHTS = tuple(f"{weights}/" for weights in style.VARIANTS)
-DETAILS = ("_small", "_medium", "_large", "ap50", "ap75")  # metrics that are never among the large panels
 NOT_CURVES = {"kind", "step", "epoch"}
 
 
@@ -66,7 +66,7 @@ def draw_curves(run_dir: str | Path) -> Path:
         if axes.get_legend_handles_labels()[0]:
             corner = "upper right" if _lower_is_better(name) else "lower right"
             axes.legend(loc=corner, **({} if name in large else {"fontsize": 6.5, "handlelength": 1, "borderpad": 0}))
-    return style.save(drawn, Path(run_dir) / "curves.png")
+    return style.save(drawn, Path(run_dir) / CURVES)
 
 
 def _panels(drawn, large: list[str], small: list[str]) -> dict[str, Axes]:

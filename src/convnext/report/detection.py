@@ -1,4 +1,4 @@
-"""Pictures with the objects that are in them, or that a model has found."""
+"""Images with the objects that are in them, or that a model has found."""
 
 import colorsys
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from convnext.report import style
 
 SMALLEST = 320
-"""Pixels of the long side up to which a picture is enlarged, so that text on it can be read without covering it."""
+"""Pixels of the long side up to which an image is enlarged, so that text on it can be read without covering it."""
 
 _BASE = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.AMBER)
 _GOLDEN = 0.61803398875  # turns of the colour circle that never come near each other
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def color_of(label: int) -> tuple[int, int, int]:
-    """The colour of a class, the same in every picture: the palette of all figures, then around the colour circle."""
+    """The colour of a class, the same in every image: the palette of all figures, then around the colour circle."""
     if label < len(_BASE):
         red, green, blue = (int(_BASE[label][k : k + 2], 16) for k in (1, 3, 5))
         return red, green, blue
@@ -38,7 +38,7 @@ def draw_detections(
     masks: np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """A picture with boxes, names and masks on it; small ones are enlarged by a whole factor (`SMALLEST`).
+    """An image with boxes, names and masks on it; small ones are enlarged by a whole factor (`SMALLEST`).
 
     Args:
         image: any mode.
@@ -52,7 +52,7 @@ def draw_detections(
     factor = max(1, -(-SMALLEST // max(image.size)))
     canvas = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     boxes = boxes * factor
-    unit = max(1.0, min(canvas.size) / 400)  # line widths grow with the picture
+    unit = max(1.0, min(canvas.size) / 400)  # line widths grow with the image
     large_first = np.argsort(-(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable")
     if masks is not None and len(masks):
         pixels = np.asarray(canvas).astype(np.float32)
@@ -60,13 +60,13 @@ def draw_detections(
             _paint(pixels, np.asarray(masks[k], dtype=bool).repeat(factor, 0).repeat(factor, 1), int(labels[k]), unit)
         canvas = Image.fromarray(pixels.round().astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
-    font = _font(max(11, round(min(canvas.size) / 36)))
+    font = typeface(max(11, round(min(canvas.size) / 36)))
     for k in large_first:
         _frame(draw, boxes[k], color_of(int(labels[k])), max(1, round((1.0 if masks is not None else 1.8) * unit)))
     taken: list[Box] = []
     certain_first = range(len(boxes)) if scores is None else np.argsort(-np.asarray(scores), kind="stable")
     for k in certain_first:
-        text = str(names[labels[k]]) if names is not None else str(labels[k])
+        text = style.plain(names[labels[k]] if names is not None else labels[k])
         _tag(draw, font, boxes[k], text if scores is None else f"{text} {100 * scores[k]:.0f}", int(labels[k]), taken)
     return canvas
 
@@ -106,7 +106,7 @@ def _tag(
     label: int,
     taken: list[Box],
 ) -> None:
-    """A name on a plate at a corner of its box: inside the picture, and clear of the other plates if there is room."""
+    """A name on a plate at a corner of its box: inside the image, and clear of the other plates if there is room."""
     width, height = draw.im.size
     pad = max(2, round(font.size / 5))
     while len(text) > 4 and font.getlength(text) + 2 * pad > width:
@@ -139,14 +139,14 @@ def _overlap(a: Box, b: Box) -> float:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's own, so that pictures look the same everywhere."""
+def typeface(size: int) -> ImageFont.FreeTypeFont:
+    """matplotlib's own, so that images look the same everywhere."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), size)
 
 
 @style.look()
 def draw_sample(pairs: Iterable[tuple[Image.Image, str]], path: str | Path) -> Path:
-    """Write a sheet of pictures, each with a title, such as what `draw_detections` returns with the file's name."""
+    """Write a sheet of images, each with a title, such as what `draw_detections` returns with the file's name."""
     pairs = list(pairs)
     columns = min(4, max(1, len(pairs)))
     rows = max(1, -(-len(pairs) // columns))
@@ -155,6 +155,7 @@ def draw_sample(pairs: Iterable[tuple[Image.Image, str]], path: str | Path) -> P
     for axes in grid:
         axes.set_axis_off()
     for axes, (image, title) in zip(grid, pairs, strict=False):
+        title = style.plain(title)
         axes.imshow(np.asarray(image.convert("RGB")), interpolation="antialiased")
         axes.set_title(title if len(title) < 40 else "…" + title[-38:], fontsize=8, loc="center")
     return style.save(drawn, path)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from convnext.errors import ConvNextError
 from convnext.files import read_record
+from convnext.runtime.names import CONFIG, METRICS
 
 
 def read_metrics(run: str | Path) -> dict[str, list[dict]]:
     """The records of `metrics.jsonl` by kind ("train", "eval"), in order of steps."""
-    path = Path(run) / "metrics.jsonl"
+    path = Path(run) / METRICS
     if not path.is_file():
         raise ConvNextError(f"{path} does not exist. Give the folder of a run, such as `convnext train` writes.")
     kinds = defaultdict(dict)
@@ -29,7 +30,7 @@ def read_metrics(run: str | Path) -> dict[str, list[dict]]:
 
 def read_config(run: str | Path) -> dict:
     """The resolved config of a run."""
-    path = Path(run) / "config.json"
+    path = Path(run) / CONFIG
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

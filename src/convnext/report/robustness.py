@@ -64,13 +64,15 @@ def draw_robustness(results: str | Path, path: str | Path, models: Sequence[str]
         Line2D([], [], color=color, marker="o", markersize=3.5) for color, _ in zip(_colors(), summaries, strict=False)
     ]
     handles.append(Line2D([], [], color=style.GREY, linestyle=DASHES, linewidth=1))
-    legend.legend(handles, [*summaries, "clean images"], loc="center", ncols=2 if len(summaries) > 2 else 4)
+    legend.legend(
+        handles, [*map(style.plain, summaries), "clean images"], loc="center", ncols=2 if len(summaries) > 2 else 4
+    )
     return style.save(drawn, path)
 
 
 def _panel(axes: Axes, name: str, part: str, summaries: dict[str, dict]) -> None:
     style.panel(axes, "")
-    axes.set_title(name.replace("_", " "), fontsize=9, fontweight="normal")
+    axes.set_title(style.plain(name.replace("_", " ")), fontsize=9, fontweight="normal")
     axes.set_ylim(0, 100)
     axes.set_yticks(range(0, 101, 25))
     axes.set_xticks(range(1, 6))

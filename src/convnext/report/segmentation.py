@@ -1,4 +1,4 @@
-"""Labels of pixels as people look at them: coloured, over the picture, with a legend beside it.
+"""Labels of pixels as people look at them: coloured, over the image, with a legend beside it.
 
 Legend: labels are (H,W) integers 0..K-1, and 255 where there is none.
 """
@@ -21,7 +21,7 @@ IGNORED = 255
 def palette(k: int = 255) -> np.ndarray:
     """(k, 3) uint8 colours, each as unlike all before it, and black, white and grey, as can be.
 
-    Colour i is the same for every k, so a class keeps its colour in all pictures. Distances are those of CIELAB.
+    Colour i is the same for every k, so a class keeps its colour in all images. Distances are those of CIELAB.
     """
     steps = np.linspace(0, 255, 16).astype(np.uint8)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
@@ -39,7 +39,7 @@ def palette(k: int = 255) -> np.ndarray:
 
 
 def colour_mask(labels: np.ndarray, colours: np.ndarray | None = None) -> Image.Image:
-    """Labels (H,W) -> RGB picture in the colours (K,3), by default `palette()`; black where there is no label."""
+    """Labels (H,W) -> RGB image in the colours (K,3), by default `palette()`; black where there is no label."""
     table = np.zeros((256, 3), dtype=np.uint8)
     colours = palette() if colours is None else colours
     table[: len(colours)] = colours
@@ -62,14 +62,14 @@ def save_labels(labels: np.ndarray, path: str | Path) -> Path:
 def overlay(
     image: Image.Image, labels: np.ndarray, names: Sequence[str], alpha: float = 0.55, legend: bool = True
 ) -> Image.Image:
-    """The picture with its labels' colours over it, and beside it a legend of the classes with their share of it.
+    """The image with its labels' colours over it, and beside it a legend of the classes with their share of it.
 
-    Pixels without a label show the picture alone. The picture keeps its size and stands at the top left.
+    Pixels without a label show the image alone. The image keeps its size and stands at the top left.
 
     Args:
         image: RGB, of the labels' size.
         names: of the K classes.
-        alpha: how much of the colour covers the picture, 0..1; edges of segments have all of it.
+        alpha: how much of the colour covers the image, 0..1; edges of segments have all of it.
         legend: whether to draw it.
 
     Raises:
@@ -78,7 +78,7 @@ def overlay(
     labels = _checked(labels)
     if labels.shape != image.size[::-1]:
         sizes = f"{image.width} x {image.height} and the labels {labels.shape[1]} x {labels.shape[0]} pixels"
-        raise ConvNextError(f"The picture is {sizes}; resize the labels to the picture, nearest neighbour.")
+        raise ConvNextError(f"The image is {sizes}; resize the labels to the image, nearest neighbour.")
     values, counts = np.unique(labels, return_counts=True)
     if (nameless := values[(values >= len(names)) & (values != IGNORED)]).size:
         raise ConvNextError(f"Label {nameless[0]} has no name: there are {len(names)}. Give the names of all classes.")
@@ -98,7 +98,7 @@ def overlay(
 def draw_sample(
     pairs: Sequence[tuple[Image.Image, np.ndarray]], path: str | Path, names: Sequence[str], side: int = 280
 ) -> Path:
-    """Draw a sheet: each picture, beside it the same with its labels and their legend, all of one height in pixels."""
+    """Draw a sheet: each image, beside it the same with its labels and their legend, all of one height in pixels."""
     cells = []
     for image, labels in pairs:
         width = max(1, round(side * image.width / image.height))
@@ -128,11 +128,11 @@ def _sheet(cells: list[Image.Image], path: Path, columns: int = 2, gap: int = 16
 
 
 def _with_legend(image: Image.Image, rows: list[tuple[tuple[int, ...] | None, str]]) -> Image.Image:
-    """The picture, and to its right (swatch, text) rows in as many columns as its height asks for."""
+    """The image, and to its right (swatch, text) rows in as many columns as its height asks for."""
     size = min(max(image.height // 36, 12), 48)
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
     line, swatch, gap = round(size * 1.5), size, round(size * 0.7)
-    height = max(image.height, 6 * line)  # a very low picture gets a taller sheet, not twenty columns
+    height = max(image.height, 6 * line)  # a very low image gets a taller sheet, not twenty columns
     per_column = -(-len(rows) // -(-len(rows) // (height // line)))  # as few columns as fit, equally long
     columns = [rows[start : start + per_column] for start in range(0, len(rows), per_column)]
     widths = [swatch + gap + max(round(font.getlength(text)) for _, text in column) for column in columns]
@@ -152,11 +152,11 @@ def _with_legend(image: Image.Image, rows: list[tuple[tuple[int, ...] | None, st
 
 def _row(value: int, share: float, names: Sequence[str]) -> str:
     name = "no label" if value == IGNORED else names[value]
-    return f"{name if len(name) < 28 else name[:26] + '…'}  {percent(share)}"
+    return f"{style.plain(name, 28)}  {percent(share)}"
 
 
 def percent(share: float) -> str:
-    """A share of a picture in words; one that is there is never 0 %."""
+    """A share of an image in words; one that is there is never 0 %."""
     return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 

@@ -6,6 +6,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from convnext.console import clean
+
 # Okabe and Ito's palette, which the common kinds of colour blindness can tell apart
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER = "#56B4E9", "#E69F00"
@@ -32,6 +34,7 @@ def look():
     """A context, or decorator, in which figures are drawn."""
     return matplotlib.rc_context(
         {
+            "text.parse_math": False,  # names may hold dollar signs
             "font.size": 9,
             "axes.titlesize": 10,
             "axes.titleweight": "bold",
@@ -55,6 +58,12 @@ def look():
             "hatch.linewidth": 0.7,
         }
     )
+
+
+def plain(text: object, most: int = 200) -> str:
+    """Text from a file as a figure can show it: one line of at most so many characters, none of them a control."""
+    line = clean(text).replace("\n", "\\n").replace("\t", "\\t")
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def figure(width: float, height: float) -> Figure:

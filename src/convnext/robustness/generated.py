@@ -1,6 +1,6 @@
 """Corruptions made on the fly: which ones, and a dataset whose images are corrupted as the model would see them.
 
-ImageNet-C was made of pictures resized and cropped to 224 px; here it is the model's own input size, so the same
+ImageNet-C was made of images resized and cropped to 224 px; here it is the model's own input size, so the same
 severity means the same strength for the model. That alone keeps these numbers apart from the released sets'.
 """
 
@@ -78,7 +78,7 @@ def generated_units(
     images = open_for_evaluation(data, subject.classes, *subject.held_out)
     classes = tuple(images.classes)
     return [
-        Unit("generated", None, None, lambda: images, classes, "picture"),
+        Unit("generated", None, None, lambda: images, classes, "image"),
         *(
             Unit(
                 "generated",

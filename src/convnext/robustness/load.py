@@ -1,17 +1,16 @@
-"""Any classifier that can be named as a subject: ours by `load_classifier`, others by `load_peer`."""
+"""Open any classifier as a subject: ours by `tasks.open_trained`, others by `load_peer`."""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from convnext import paper
-from convnext.classification.load import load_classifier
-from convnext.classification.transforms import Normalize
+from convnext import paper, tasks
+from convnext.classification.transforms import Normalize, Preprocess
+from convnext.errors import ConvNextError
 from convnext.robustness.peers import is_peer, load_peer
 from convnext.robustness.sets import wnids
 from convnext.robustness.subject import Subject
-from convnext.runtime.run_folder import is_run, read_config
 from convnext.weights import catalog
 
 
@@ -19,7 +18,7 @@ def load_subject(name: str, device: torch.device) -> Subject:
     """Read a model and put it on `device` in evaluation mode.
 
     Args:
-        name: what `load_classifier` or `load_peer` takes.
+        name: a name as for `tasks.open_trained` or `load_peer`.
 
     Raises:
         ConvNextError: there is nothing of that name, or it is no classifier.
@@ -28,17 +27,19 @@ def load_subject(name: str, device: torch.device) -> Subject:
         subject = load_peer(name)
         subject.model.to(device).eval()
         return subject
-    classifier = load_classifier(name, device)
+    opened = tasks.open_trained(name, device=device)
+    classifier, recipe = opened.loaded, opened.data_recipe
     preprocess = classifier.preprocess
-    recipe = read_config(Path(name))[1] if is_run(Path(name)) else None
+    if not isinstance(preprocess, Preprocess):
+        raise ConvNextError(f"{name} is a {opened.spec.noun}; robustness is measured of classifiers.")
     return Subject(
         name.rstrip("/"),
-        classifier.model,
+        classifier.module,
         _labels(classifier.classes),
         preprocess.resize_crop,
         Normalize(preprocess.mean, preprocess.std),
         preprocess.to_dict(),
-        _paper_row(classifier.model, preprocess.size, classifier.source),
+        _paper_row(classifier.module, preprocess.size, classifier.source),
         (recipe.val_share, recipe.seed) if recipe else (0.1, 0),
     )
 
@@ -51,8 +52,7 @@ def _labels(classes: list[str]) -> list[str]:
 
 def _paper_row(model: nn.Module, size: int, source: str) -> paper.Robustness | None:
     """The row of Table 8 of this architecture and input size, unless the file was released with other training data."""
-    name = paper.NAMES.get(getattr(model, "config", {}).get("name", ""))
-    row = next((row for row in paper.TABLE8 if (row.model, row.size) == (name, size)), None)
+    row = paper.lookup(paper.TABLE8, model=getattr(model, "config", {}).get("name", ""), size=size)
     released = next((entry.name for entry in catalog.ENTRIES if Path(entry.file).name == Path(source).name), None)
     if row and released and ("in22k" in released) != (row.pretrain == "22k"):
         return None

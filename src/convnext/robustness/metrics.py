@@ -14,7 +14,7 @@ Errors = Mapping[str, Mapping[int, float]]
 
 
 def missing(errors: Errors, corruptions: Iterable[str], severities: Iterable[int] = SEVERITIES) -> list[str]:
-    """What of corruptions x severities is not in the table: `frost`, or `snow 3` where only a severity is."""
+    """List the corruptions and severities that the table lacks: `frost`, or `snow 3` where only a severity is."""
     severities = list(severities)
     gaps = []
     for name in corruptions:

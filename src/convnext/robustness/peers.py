@@ -1,13 +1,16 @@
-"""Models of timm, torchvision and transformers as subjects, with the weights and the preprocessing of their library."""
+"""Classifiers of timm, torchvision and transformers by name: pre-trained as subjects, or built with random weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import timm
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms as T
+from torchvision.ops import StochasticDepth
 
 from convnext import paper
 from convnext.classification.transforms import Normalize
@@ -25,14 +28,61 @@ TABLE8 = {
 """Peers whose weights are those of a row of Table 8, trained on ImageNet-1K."""
 
 
+@dataclass(frozen=True)
+class Library:
+    """Functions that take a name within the library, such as `convnext_tiny.in22k`.
+
+    Attributes:
+        load: (full name, name) -> the pre-trained model with the library's preprocessing.
+        build: (name, pixels of a side) -> the architecture with random weights and 1,000 classes.
+        names: () -> its classifiers, for checks and hints; empty if they cannot be listed.
+    """
+
+    load: Callable[[str, str], Subject]
+    build: Callable[[str, int], nn.Module]
+    names: Callable[[], list[str]]
+
+
 def is_peer(name: str) -> bool:
-    """Whether a name begins with a library."""
+    """True if a name begins with a library and a colon."""
     library, _, rest = name.partition(":")
     return library in LIBRARIES and bool(rest)
 
 
+def check_peer(name: str) -> None:
+    """Refuse a name that its library does not list, without building anything.
+
+    Raises:
+        ConvNextError: there is no such classifier; with the nearest name.
+    """
+    library, _, rest = name.partition(":")
+    known = LIBRARIES[library].names()
+    if known and rest.partition(".")[0] not in known:
+        raise ConvNextError(f"{library} has no classifier {rest!r}.{_near(library, rest)}")
+
+
+def build_peer(name: str, image_size: int) -> nn.Module:
+    """Build the architecture in training mode with random weights and 1,000 classes, without stochastic depth.
+
+    Args:
+        name: `timm:NAME`, `torchvision:NAME` or `transformers:ID`; a tag such as `.in22k` is ignored.
+        image_size: pixels of a side, for architectures that are built for one size.
+
+    Raises:
+        ConvNextError: the library has no such classifier, or refuses the size.
+    """
+    check_peer(name)
+    library, _, rest = name.partition(":")
+    try:
+        return LIBRARIES[library].build(rest, image_size)
+    except (ImportError, OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise ConvNextError(
+            f"{library} cannot build {rest!r} for images of {image_size} px ({_in_a_line(error)})."
+        ) from error
+
+
 def load_peer(name: str) -> Subject:
-    """A pre-trained model by name, on the CPU.
+    """Load a pre-trained model by name, on the CPU.
 
     Args:
         name: `timm:NAME`, `torchvision:NAME`, `torchvision:NAME.WEIGHTS` (such as `resnet50.IMAGENET1K_V1`; the library's
@@ -43,24 +93,32 @@ def load_peer(name: str) -> Subject:
     """
     library, _, rest = name.partition(":")
     try:
-        subject = LIBRARIES[library](name, rest)
+        subject = LIBRARIES[library].load(name, rest)
     except ImportError as error:
         raise ConvNextError(
             f"{name} needs {library}, which cannot be imported ({error}): pip install {library}"
         ) from error
     except Exception as error:  # whatever the library's loader and its downloads raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
         raise ConvNextError(
-            f"{library} could not load {rest!r} ({reason}).{_near(library, rest)} Pre-trained weights are downloaded, "
-            "which takes a network, or a cache that has them already."
+            f"{library} could not load {rest!r} ({_in_a_line(error)}).{_near(library, rest)} Pre-trained weights are "
+            "downloaded, which takes a network, or a cache that has them already."
         ) from error
     if name in TABLE8:
         subject.paper_row = paper.robustness(TABLE8[name])
     return subject
 
 
-def _timm(name: str, rest: str) -> Subject:
-    import timm
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+
+
+def _near(library: str, rest: str) -> str:
+    """A hint for a mistyped architecture, where the library lists its own."""
+    architecture, known = rest.partition(".")[0], LIBRARIES[library].names()
+    return "" if architecture in known else nearest(architecture, known)
+
+
+def _load_timm(name: str, rest: str) -> Subject:
     from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 
     model: Any = timm.create_model(rest, pretrained=True)
@@ -68,17 +126,22 @@ def _timm(name: str, rest: str) -> Subject:
     pipeline: Any = create_transform(**config, is_training=False, normalize=False)
     *geometry, _ = pipeline.transforms  # the last makes a tensor
     subset = infer_imagenet_subset(model)
-    classes = ImageNetInfo(subset).label_names() if subset else _numbers(model.num_classes)
+    classes = ImageNetInfo(subset).label_names() if subset else [str(label) for label in range(model.num_classes)]
     return Subject(
         name, model, list(classes), T.Compose(geometry), Normalize(config["mean"], config["std"]), dict(config)
     )
 
 
-def _torchvision(name: str, rest: str) -> Subject:
-    from torchvision import models
+def _build_timm(rest: str, image_size: int) -> nn.Module:
+    config = timm.get_pretrained_cfg(rest)
+    fixed = config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != (image_size, image_size)
+    options: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    return timm.create_model(rest, pretrained=False, num_classes=1000, **options)
 
+
+def _load_torchvision(name: str, rest: str) -> Subject:
     architecture, _, version = rest.partition(".")
-    weights = models.get_model_weights(architecture)[version or "DEFAULT"]
+    weights = torchvision.models.get_model_weights(architecture)[version or "DEFAULT"]
     steps = weights.transforms()
     facts = {
         "weights": weights.name,
@@ -89,12 +152,28 @@ def _torchvision(name: str, rest: str) -> Subject:
         "std": steps.std,
     }
     geometry = T.Compose([T.Resize(steps.resize_size, steps.interpolation), T.CenterCrop(steps.crop_size)])
-    model = models.get_model(architecture, weights=weights)
+    model = torchvision.models.get_model(architecture, weights=weights)
     return Subject(name, model, list(wnids("clean")), geometry, Normalize(steps.mean, steps.std), facts)
 
 
-class _Logits(nn.Module):
-    """transformers' models answer with an object; here its logits."""
+def _build_torchvision(rest: str, image_size: int) -> nn.Module:
+    architecture = rest.partition(".")[0]
+    fixed = architecture.startswith("vit_") and image_size != 224
+    options = {"image_size": image_size} if fixed else {}
+    model = torchvision.models.get_model(architecture, weights=None, **options)
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0  # as the other libraries build theirs
+    return model
+
+
+def _torchvision_names() -> list[str]:
+    """Names of the classifiers, without detectors, segmenters and video models."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+class Logits(nn.Module):
+    """A model of transformers, whose answer is an object, as one whose answer is the logits in it."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -106,7 +185,7 @@ class _Logits(nn.Module):
 
 @dataclass
 class _ProcessorGeometry:
-    """The resize and crop of an image processor of transformers, whatever its kind."""
+    """Resize and crop of an image processor of transformers, whatever its kind."""
 
     processor: Callable
 
@@ -115,7 +194,7 @@ class _ProcessorGeometry:
         return Image.fromarray(np.asarray(batch["pixel_values"][0]).astype(np.uint8).transpose(1, 2, 0))
 
 
-def _transformers(name: str, rest: str) -> Subject:
+def _load_transformers(name: str, rest: str) -> Subject:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     model = AutoModelForImageClassification.from_pretrained(rest)
@@ -125,21 +204,19 @@ def _transformers(name: str, rest: str) -> Subject:
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0,) * 3, (1,) * 3)
     names = ("do_resize", "size", "crop_pct", "resample", "do_center_crop", "crop_size")
     facts = {fact: str(getattr(processor, fact, None)) for fact in names} | {"mean": mean, "std": std}
-    return Subject(name, _Logits(model), list(classes), _ProcessorGeometry(processor), Normalize(mean, std), facts)
+    return Subject(name, Logits(model), list(classes), _ProcessorGeometry(processor), Normalize(mean, std), facts)
 
 
-LIBRARIES = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}
+def _build_transformers(rest: str, image_size: int) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.from_pretrained(rest)
+    config.num_labels = 1000
+    return Logits(AutoModelForImageClassification.from_config(config))
 
 
-def _numbers(count: int) -> list[str]:
-    return [str(label) for label in range(count)]
-
-
-def _near(library: str, rest: str) -> str:
-    """A hint for a mistyped name, where the library can list its own."""
-    import timm
-    from torchvision import models
-
-    known = {"timm": [*timm.list_models(), *timm.list_pretrained()], "torchvision": models.list_models()}
-    choices = known.get(library, [])
-    return "" if rest.partition(".")[0] in choices else nearest(rest, choices)
+LIBRARIES = {
+    "timm": Library(_load_timm, _build_timm, timm.list_models),
+    "torchvision": Library(_load_torchvision, _build_torchvision, _torchvision_names),
+    "transformers": Library(_load_transformers, _build_transformers, list),
+}

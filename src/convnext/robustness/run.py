@@ -80,7 +80,7 @@ def restricted(subject: Subject, classes: Sequence[str], part: str) -> nn.Module
 
 
 def describe(images: ImageDataset, seed: int | None) -> dict:
-    """What tells whether a unit's images are still the same; of generated corruptions, the version that makes them too."""
+    """Facts that change when a unit's images do; of generated corruptions, the version that makes them too."""
     made = {} if seed is None else {"seed": seed, "convnext": __version__}
     return {"images_sha256": fingerprint(images)} | made
 

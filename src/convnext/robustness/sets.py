@@ -46,7 +46,7 @@ def wnids(part: str) -> tuple[str, ...]:
 
 
 def released_units(part: str, folder: Path) -> list[Unit]:
-    """What there is to evaluate of a released set: one unit, or one per corruption and severity that is there.
+    """List the units of a released set that can be evaluated: one unit, or one per corruption and severity that is there.
 
     Args:
         part: a key of `TITLES`.
@@ -61,10 +61,10 @@ def released_units(part: str, folder: Path) -> list[Unit]:
     if part == "clean":
         # through the face of all data, as it comes in more layouts than these; only its validation part is opened
         return [
-            Unit(part, None, None, lambda: open_for_evaluation(str(folder), list(classes), 0.1, 0), classes, "picture")
+            Unit(part, None, None, lambda: open_for_evaluation(str(folder), list(classes), 0.1, 0), classes, "image")
         ]
     if part not in MEAN_OVER:
-        return [Unit(part, None, None, _opener(part, folder), classes, "picture")]
+        return [Unit(part, None, None, _opener(part, folder), classes, "image")]
     if (folder / MARKER).exists():
         raise ConvNextError(
             f"{folder} was written by `convnext data corrupt`: it is not the released {TITLES[part]}, and its numbers do "

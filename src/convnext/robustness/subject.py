@@ -24,8 +24,8 @@ class Subject:
         name: as it was asked for.
         model: (B, 3, size, size) normalised -> (B, K) logits, in evaluation mode.
         classes: K labels; of models of ImageNet-1K, its wordnet ids.
-        resize_crop: RGB picture of any size -> what the model sees, not yet normalised.
-        normalize: RGB picture -> (3, H, W) float.
+        resize_crop: RGB image of any size -> the model's input, not yet normalised.
+        normalize: RGB image -> (3, H, W) float.
         preprocess: both in words, for the results file.
         paper_row: its row of Table 8, if it has one.
         held_out: share and seed by which the model's own run held out its validation images.
@@ -46,15 +46,15 @@ class Subject:
         return self.resize_crop(Image.new("RGB", (512, 512))).width
 
     def transform(self, view: View) -> Callable[[Image.Image], Tensor]:
-        """RGB picture -> (3, size, size) float.
+        """RGB image -> (3, size, size) float.
 
-        `picture`: the model's own preprocessing. `crop`: images of 224 px as ImageNet-C has them, centre crop without
+        `image`: the model's own preprocessing. `crop`: images of 224 px as ImageNet-C has them, centre crop without
         resize; a model of another size sees that crop scaled to it (the paper does not say what its models of 384 px
         saw). `input`: of the input's size already.
         """
         if view == "input":
             return self.normalize
-        if view == "picture":
+        if view == "image":
             return T.Compose([self.resize_crop, self.normalize])
         crop, size = T.CenterCrop(IMAGENET_C_SIZE), self.size
         if size == IMAGENET_C_SIZE:
@@ -62,7 +62,7 @@ class Subject:
         return T.Compose([crop, T.Resize((size, size), T.InterpolationMode.BICUBIC), self.normalize])
 
     def identity(self, precision: str) -> dict:
-        """What a result depends on besides the images."""
+        """Facts that a result depends on besides the images: weights, precision, preprocessing."""
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())

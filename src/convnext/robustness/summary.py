@@ -19,7 +19,7 @@ RELEASED_IMAGES = {
 
 
 def summarise(records: Iterable[Record]) -> dict:
-    """What the units of one model say.
+    """Means over the units of one model.
 
     Returns:
         A dict for JSON, with None for what was not evaluated or was refused:

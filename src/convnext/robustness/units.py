@@ -1,4 +1,4 @@
-"""What is evaluated at once, and what came of it."""
+"""Units: images that are evaluated together, and their result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal
 
 from convnext.classification.dataset import ImageDataset
 
-View = Literal["picture", "crop", "input"]
+View = Literal["image", "crop", "input"]
 
 
 @dataclass(frozen=True)

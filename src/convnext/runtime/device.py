@@ -1,4 +1,4 @@
-"""The device of a process: which there are, the one that a name means, and its description."""
+"""Choosing the device of a process by name, and describing it."""
 
 import torch
 
@@ -6,7 +6,7 @@ from convnext.errors import ConvNextError
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """cuda, mps or cpu: the first that is there for `auto`, else the one that is named.
+    """The named device; `auto` is the first available of cuda, mps and cpu.
 
     Raises:
         ConvNextError: the device asked for is not there, or is not one of these.

@@ -1,4 +1,4 @@
-"""The precision of a computation: what `auto` is on a device, and the context that computes in it."""
+"""The precision of a computation: the meaning of `auto` on a device, and the autocast context."""
 
 from contextlib import nullcontext
 

@@ -1,10 +1,10 @@
-"""The folder of a run: its config, environment and state (new, unfinished, finished), and a lock while it is trained."""
+"""The folder of a run: its config, environment and state (new, unfinished, finished), and a lock while it trains."""
 
 import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,18 +13,13 @@ from filelock import FileLock, Timeout
 
 from convnext import __version__
 from convnext.errors import ConvNextError
-from convnext.files import replace_text
+from convnext.files import clear_leftovers, is_leftover, replace_text
 from convnext.recipes.diff import difference
-from convnext.recipes.schema import Classification, Detection, Recipe, Segmentation
+from convnext.recipes.optim import AdamW
+from convnext.recipes.ranges import check_ranges
+from convnext.recipes.schema import Recipe
+from convnext.runtime.names import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, SUMMARY
 
-CONFIG, ENVIRONMENT, METRICS, SUMMARY, LOCK = (
-    "config.json",
-    "environment.json",
-    "metrics.jsonl",
-    "summary.json",
-    ".lock",
-)
-RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}
 NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
 
 
@@ -37,14 +32,16 @@ def claim(folder: Path, name: str, recipe: Recipe) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)
+        for place in (folder, folder / CHECKPOINTS):
+            clear_leftovers(place)
         if not (folder / CONFIG).exists():
-            if any(entry.name != LOCK for entry in folder.iterdir()):
+            if not _is_free(folder):
                 raise ConvNextError(
                     f"The folder {folder} is not empty and holds no run. Give another --out, or empty it."
                 )
             config = {"name": name, "task": recipe.task, **asdict(recipe)}
-            replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
             replace_text(folder / ENVIRONMENT, json.dumps(environment(), indent=2) + "\n")
+            replace_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")  # last: with it the folder is a run's
             return "new"
     except OSError as error:
         raise ConvNextError(f"The run's folder {folder} cannot be written: {error}. Give another --out.") from error
@@ -69,15 +66,20 @@ def choose_folder(name: str, recipe: Recipe, root: Path = Path("runs")) -> Path:
     while True:
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         if not (folder / CONFIG).exists():
-            if not folder.exists() or not any(folder.iterdir()):
+            if not folder.exists() or _is_free(folder):
                 return folder
         elif not (folder / SUMMARY).exists() and not result_differences(read_config(folder)[1], recipe):
             return folder
         number += 1
 
 
+def _is_free(folder: Path) -> bool:
+    """True if the folder holds nothing but what a command left that was killed before its run began."""
+    return all(entry.name in (LOCK, ENVIRONMENT) or is_leftover(entry) for entry in folder.iterdir())
+
+
 def is_run(folder: Path) -> bool:
-    """Whether a training has begun here; other libraries' folders have a config.json too, but no metrics."""
+    """True if a training has begun in the folder; other libraries' folders have a config.json too, but no metrics."""
     return (folder / CONFIG).exists() and (folder / METRICS).exists()
 
 
@@ -92,10 +94,17 @@ def read_config(folder: Path) -> tuple[str, Recipe]:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         name, task = values.pop("name"), values.pop("task")
-        kinds = {kind.task: kind for kind in (Classification, Detection, Segmentation)}
-        if task not in kinds:
-            raise ValueError(f"its task {task!r} is none of {', '.join(kinds)}")
-        return name, TypeAdapter(kinds[task]).validate_python(values)
+        if task not in Recipe.kinds:
+            raise ValueError(
+                f"its task {task!r} is none of {', '.join(Recipe.kinds)}; import the module that defines it"
+            )
+        kind, given = Recipe.kinds[task], set(values["optim"])
+        usual = type(kind().optim)
+        optims = [each for each in (usual, *AdamW.kinds) if given <= {field.name for field in fields(each)}]
+        optim = TypeAdapter(optims[0] if optims else usual).validate_python(values.pop("optim"))
+        recipe = replace(TypeAdapter(kind).validate_python(values), optim=optim)
+        check_ranges(recipe)
+        return name, recipe
     except FileNotFoundError as error:
         raise ConvNextError(
             f"{folder} holds no run (no {CONFIG}). Give the folder that `convnext train` wrote."
@@ -104,7 +113,7 @@ def read_config(folder: Path) -> tuple[str, Recipe]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConvNextError(f"The config of the run in {folder} is not valid: {where}: {first['msg']}.") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConvNextError) as error:
         raise ConvNextError(f"The config of the run in {folder} cannot be read: {error}.") from error
 
 
@@ -112,7 +121,7 @@ _locks: dict[Path, FileLock] = {}  # held until the process ends
 
 
 def _lock(folder: Path) -> None:
-    """So that two commands do not train into one folder; the system releases the lock when the process dies."""
+    """Keep two commands from training into one folder; the system releases the lock when the process dies."""
     lock = _locks.setdefault(folder.resolve(), FileLock(folder / LOCK))
     try:
         lock.acquire(blocking=False)
@@ -121,7 +130,7 @@ def _lock(folder: Path) -> None:
 
 
 def environment() -> dict:
-    """What is needed to repeat a run besides its config."""
+    """The facts that a run needs to be repeated besides its config: command, versions, platform, devices."""
     import torch
 
     def version_of(package: str) -> str | None:

@@ -1,7 +1,8 @@
 """The processes of a run and the device of this one: started by torchrun, or a single process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,10 +36,29 @@ class World:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any process; on the host, so that the device need not wait."""
+        """True if `flag` is set on any process; computed on the host, so that the device need not wait."""
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor([int(flag)])).item())
+
+    def raise_first(self, error: ConvNextError | None) -> None:
+        """Raise the error of the lowest rank that has one, on all processes, so that none waits for the others."""
+        if not self.any(error is not None):
+            return
+        errors: list[ConvNextError | None] = [error]
+        if self.size > 1:
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error)
+        raise next(each for each in errors if each is not None)
+
+    def is_first(self, event: str) -> bool:
+        """True in the process that asks first; works when some of the processes are dead."""
+        if self.size == 1:
+            return True
+        try:
+            return dist.distributed_c10d._get_default_store().add(f"convnext/{event}", 1) == 1
+        except Exception:  # the store died with its process: better said twice than never
+            return True
 
     def on_main(self, function: Callable[[], Result]) -> Result:
         """The result of `function`, called by the main process only; an error for people ends all of them."""
@@ -80,3 +100,12 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[World]:
+    """`start`, and `stop` at the end."""
+    try:
+        yield start(device)
+    finally:
+        stop()

@@ -1,1 +1,1 @@
-"""Semantic segmentation on ADE20K with UperNet (Tables 4 and 7): model, inference over whole pictures, mIoU."""
+"""Semantic segmentation on ADE20K with UperNet (Tables 4 and 7): model, inference over whole images, mIoU."""

@@ -1,4 +1,4 @@
-"""A look at pictures with labels before training on them: what is in them, and what is wrong with them."""
+"""Examination of images with label PNGs before training: their contents and their problems."""
 
 import os
 from collections.abc import Callable
@@ -8,18 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext.data.images import ImageError, open_image, to_rgb, upright_rgb
+from convnext.data.images import ImageError, open_image, orientation, to_rgb, upright_rgb
 from convnext.data.look import BLOCK, Range
-from convnext.segmentation.masks import (
-    IGNORED,
-    Labels,
-    MaskImages,
-    Part,
-    find_layout,
-    hold_out_masks,
-    read_mask,
-    size_error,
-)
+from convnext.segmentation.labels import IGNORED, Labels, read_mask, size_error
+from convnext.segmentation.layout import SplitFiles, find_layout
+from convnext.segmentation.masks import MaskImages, hold_out_masks
 
 MOSTLY = 0.5
 """Share of ignored pixels above which there is a warning."""
@@ -27,27 +20,27 @@ MOSTLY = 0.5
 
 @dataclass(frozen=True)
 class PartReport:
-    """One of train and val. Names are those of pictures, unless a field says otherwise."""
+    """One of train and val. Names are those of images, unless a field says otherwise."""
 
     images: int
-    """Pictures with a label file, unusable ones included."""
+    """Images with a label file, unusable ones included."""
     pixels: list[int]
-    """Pixels per class, over the usable pictures, as all counts below."""
+    """Pixels per class, over the usable images, as all counts below."""
     images_with: list[int]
-    """Pictures per class that have a pixel of it."""
+    """Images per class that have a pixel of it."""
     ignored: int
     """Pixels that are of no class: 255, and 0 where it stands for nothing."""
     unreadable: dict[str, str]
-    """Reason by name, of pictures of which either file cannot be read."""
+    """Reason by name, of images of which either file cannot be read."""
     sizes_differ: dict[str, str]
     """Reason by name."""
     unknown: dict[str, list[int]]
     """Values that are neither a class's nor ignored, by name."""
     without_mask: list[str]
     without_image: list[str]
-    """Label files without a picture."""
+    """Label files without an image."""
     mirrored: list[str]
-    """Pictures that their EXIF orientation mirrors or turns upside down, which their size cannot show."""
+    """Images that their EXIF orientation mirrors or turns upside down, which their size cannot show."""
 
     @property
     def unusable(self) -> int:
@@ -67,7 +60,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class MaskReport:
-    """What `check_masks` found."""
+    """Result of `check_masks`."""
 
     data: str
     classes: list[str]
@@ -76,37 +69,37 @@ class MaskReport:
     train: PartReport
     val: PartReport
     short_side: Range | None
-    """None: no picture is usable."""
+    """None: no image is usable."""
     long_side: Range | None
     max_corrupt_share: float
-    """Share of unusable training pictures at which a training stops."""
+    """Share of unusable training images at which a training stops."""
 
     @property
     def errors(self) -> list[str]:
-        """What stops a training or falsifies its result, a sentence each."""
+        """Problems that stop a training or falsify its result, a sentence each."""
         found = [] if self._tolerable else self._unusable("training", self.train)
         found += self._unusable("validation", self.val)
         for title, part in self._parts:
             if part.without_mask:
-                found.append(f"{_some(part.without_mask, f'{title} pictures')} have no labels.")
+                found.append(f"{_some(part.without_mask, f'{title} images')} have no labels.")
             if part.images and not any(part.pixels):
-                found.append(f"No pixel of the {title} pictures belongs to a class.")
+                found.append(f"No pixel of the {title} images belongs to a class.")
             if not part.images:
-                found.append(f"There are no {title} pictures with labels.")
+                found.append(f"There are no {title} images with labels.")
         return found
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should judge, a sentence each."""
+        """Findings that a person should judge, a sentence each."""
         found = self._unusable("training", self.train) if self._tolerable else []
         if found:
-            found.append("Other training pictures will replace those that cannot be used.")
+            found.append("Other training images will replace those that cannot be used.")
         for title, part in self._parts:
             if part.without_image:
-                found.append(f"{_some(part.without_image, f'{title} label files')} have no picture.")
+                found.append(f"{_some(part.without_image, f'{title} label files')} have no image.")
             if part.mirrored:
                 found.append(
-                    f"{_some(part.mirrored, f'{title} pictures')} are mirrored or turned upside down by their EXIF "
+                    f"{_some(part.mirrored, f'{title} images')} are mirrored or turned upside down by their EXIF "
                     "orientation, and their labels must be, too, which their size cannot show: look at them."
                 )
             unseen = [name for name, count in zip(self.classes, part.pixels, strict=True) if not count]
@@ -125,7 +118,7 @@ class MaskReport:
         return self.train.unusable <= self.max_corrupt_share * self.train.images
 
     def _unusable(self, title: str, part: PartReport) -> list[str]:
-        found, what = [], f"of {part.images:,} {title} pictures"
+        found, what = [], f"of {part.images:,} {title} images"
         if part.unreadable:
             found.append(f"{_some(list(part.unreadable), what)} or their labels cannot be read.")
         if part.sizes_differ:
@@ -139,7 +132,7 @@ class MaskReport:
 
 @dataclass(frozen=True)
 class _Look:
-    """What decoding one picture and its labels showed: its size, and pixels by label, unless something is wrong."""
+    """Result of decoding one image and its labels: its size and pixels by label, or the problem."""
 
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(IGNORED + 1, dtype=np.int64))
@@ -162,20 +155,20 @@ def check_masks(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskReport:
-    """Decode every picture of `data` and its labels once and report on them.
+    """Decode every image of `data` and its labels once and report on them.
 
     Args:
         data, val_share, seed, reduce_zero_label: as in `open_masks`.
-        max_corrupt_share: share of unusable training pictures at which a training stops.
+        max_corrupt_share: share of unusable training images at which a training stops.
         threads: threads that decode; None: one per core, at most 16.
-        progress: called with (pictures done, pictures in total) every `BLOCK` pictures and at the end.
+        progress: called with (images done, images in total) every `BLOCK` images and at the end.
 
     Raises:
         ConvNextError: as `find_layout`.
     """
-    layout, nothing = find_layout(data, reduce_zero_label), Part([], [], [])
-    train_files = nothing if layout.train is None else layout.part(layout.train)
-    val_files = nothing if layout.val is None else layout.part(layout.val)
+    layout, nothing = find_layout(data, reduce_zero_label), SplitFiles([], [], [])
+    train_files = nothing if layout.train is None else layout.files(layout.train)
+    val_files = nothing if layout.val is None else layout.files(layout.val)
     train, val = (MaskImages(layout.root, part.pairs, layout.labels) for part in (train_files, val_files))
     if layout.val is None and len(train) > 1:
         train, val = hold_out_masks(train, val_share, seed)
@@ -211,7 +204,7 @@ def check_masks(
 
 
 class _Tally:
-    """Sums over the pictures of a part, which are not kept."""
+    """Sums over the images of a part, which are not kept."""
 
     def __init__(self, classes: int):
         self.counts = np.zeros(IGNORED + 1, dtype=np.int64)
@@ -230,7 +223,7 @@ class _Tally:
             self.images_with += look.counts[: len(self.images_with)] > 0
             self.mirrored += [name] if look.mirrored else []
 
-    def report(self, images: int, files: Part) -> PartReport:
+    def report(self, images: int, files: SplitFiles) -> PartReport:
         return PartReport(
             images=images,
             pixels=self.counts[: len(self.images_with)].tolist(),
@@ -245,11 +238,13 @@ class _Tally:
         )
 
 
-def _look(picture: Path, mask: Path, labels: Labels) -> _Look:
+def _look(path: Path, mask: Path, labels: Labels) -> _Look:
     try:
-        with open_image(picture) as image:
+        with open_image(path) as image:
             stored, upright = to_rgb(image), upright_rgb(image)
-            mirrored = "exif" in image.info and stored.size == upright.size and stored.tobytes() != upright.tobytes()
+            mirrored = (
+                orientation(image) is not None and stored.size == upright.size and stored.tobytes() != upright.tobytes()
+            )
         values = read_mask(mask)
     except ImageError as error:
         return _Look(unreadable=str(error))
@@ -262,6 +257,6 @@ def _look(picture: Path, mask: Path, labels: Labels) -> _Look:
 
 
 def _some(names: list[str], what: str) -> str:
-    """`3 of 10 pictures (a, b, c)`, at most five of them."""
+    """`3 of 10 images (a, b, c)`, at most five of them."""
     shown = ", ".join(names[:5]) + (", .." if len(names) > 5 else "")
     return f"{len(names):,} {what} ({shown})"

@@ -1,8 +1,9 @@
-"""Mean intersection over union of a segmenter over a dataset: every picture once, whatever the number of processes."""
+"""Mean intersection over union of a segmenter over a dataset: every image once, whatever the number of processes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,34 +12,23 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from convnext.data.images import ImageError
+from convnext.data.images import ImageError, unreadable
+from convnext.data.loader import Samples
 from convnext.data.pixels import DensePreprocess
 from convnext.errors import ConvNextError
-from convnext.runtime.interruption import Interrupted
+from convnext.runtime.evaluation import evaluate_batches
 from convnext.runtime.world import World
-from convnext.segmentation.masks import IGNORED
+from convnext.segmentation.labels import IGNORED
 from convnext.segmentation.sliding import predict_labels
 
-READERS = 2  # threads that decode pictures ahead of the network
-AHEAD = 4  # pictures that wait
+READERS = 2  # threads that decode images ahead of the network
+AHEAD = 4  # images that wait
 
 
-class LabelledPictures(Protocol):
-    """What evaluation asks of a dataset."""
+class LabelledImages(Samples, Protocol):
+    """The dataset that evaluation takes; `target` gives (H, W) uint8 labels 0..K-1, 255 where ignored."""
 
-    classes: Sequence[str]
-
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str: ...
-
-    def image(self, i: int) -> Image:
-        """Picture i, mode RGB. Raises ImageError, which names it."""
-        ...
-
-    def target(self, i: int) -> np.ndarray:
-        """(H, W) uint8: labels 0..K-1, 255 where ignored."""
-        ...
+    classes: list[str]
 
 
 @dataclass
@@ -80,7 +70,7 @@ class Confusion:
         self.matrix = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
 
     def add(self, labels: Tensor, predictions: Tensor) -> None:
-        """Both (H, W) of integers; pixels whose label is 255 do not count.
+        """Count labels and predictions, both (H, W) of integers; pixels whose label is 255 do not count.
 
         Raises:
             ConvNextError: a label is not below the number of classes.
@@ -96,14 +86,14 @@ class Confusion:
         self.matrix += counts
 
     def result(self, world: World) -> Result:
-        """Over all processes."""
+        """Sum over all processes."""
         return Result(world.sum(self.matrix.clone()).view(self.num_classes, -1).cpu().numpy())
 
 
 @torch.inference_mode()
 def evaluate(
     models: dict[str, nn.Module],
-    dataset: LabelledPictures,
+    dataset: LabelledImages,
     pre: DensePreprocess,
     world: World,
     precision: str = "fp32",
@@ -115,48 +105,42 @@ def evaluate(
     """Run several models (the raw and the averaged weights) over the dataset, adding up over all processes.
 
     Args:
-        dataset: of which process r of n takes pictures r, r + n, ..; targets have the size of their pictures.
+        dataset: of which process r of n takes images r, r + n, ..; targets have the size of their images.
         pre, mode, options: see `predict_labels`.
         precision: fp32, bf16 or fp16.
-        interrupted: asked before each picture, equally often on every process.
-        progress: told the number of pictures after each.
+        interrupted, progress: see `evaluate_batches`; a batch is one image.
 
     Raises:
-        Interrupted: `interrupted()` said so.
-        ImageError: a picture cannot be read; evaluation never leaves one out.
-        ConvNextError: a target does not fit its picture or the classes.
+        Interrupted: `interrupted()` returned True.
+        ImageError: an image of any process cannot be read; evaluation never leaves one out.
+        ConvNextError: a target does not fit its image or the classes.
     """
-    mine, most = range(world.rank, len(dataset), world.size), -(-len(dataset) // world.size)
-    modes = {label: model.training for label, model in models.items()}
     matrices = {label: Confusion(len(dataset.classes), world.device) for label in models}
-    try:
-        for model in models.values():
-            model.eval()
-        samples = _samples(dataset, mine)
-        for step in range(most):
-            if interrupted():
-                raise Interrupted
-            if step == len(mine):
-                break  # a process with one picture less has been asked as often as the others
-            image, target = next(samples)
-            target = torch.tensor(target, device=world.device)
-            for label, model in models.items():
-                matrices[label].add(target, predict_labels(model, image, pre, mode, precision=precision, **options))
-            progress(step + 1)
-    finally:
+
+    def step(sample: Future | None) -> int:
+        if sample is None:
+            return 0
+        image, target = sample.result()
+        target = torch.tensor(target, device=world.device)
         for label, model in models.items():
-            model.train(modes[label])
+            matrices[label].add(target, predict_labels(model, image, pre, mode, precision=precision, **options))
+        return 1
+
+    mine, most = range(world.rank, len(dataset), world.size), -(-len(dataset) // world.size)
+    indices = [*mine, *[None] * (most - len(mine))]
+    with closing(_read_ahead(dataset, indices)) as samples:
+        evaluate_batches(models, samples, step, world, interrupted, progress)
     return {label: matrix.result(world) for label, matrix in matrices.items()}
 
 
-def _samples(dataset: LabelledPictures, indices: Sequence[int]) -> Iterator[tuple[Image, np.ndarray]]:
-    """Pictures and targets in this order, decoded a few ahead."""
+def _read_ahead(dataset: LabelledImages, indices: Sequence[int | None]) -> Generator[Future | None]:
+    """Yield futures of (image, target) in this order, decoded a few ahead; None for None."""
 
     def read(i: int) -> tuple[Image, np.ndarray]:
         try:
             image, target = dataset.image(i), dataset.target(i)
         except ImageError as error:
-            raise ImageError(f"{error} Evaluation leaves no image out: repair or remove it.") from error
+            raise unreadable(str(error)) from error
         if target.shape != (image.height, image.width):
             raise ConvNextError(
                 f"{dataset.name(i)} has {image.width} x {image.height} pixels and its target "
@@ -165,14 +149,14 @@ def _samples(dataset: LabelledPictures, indices: Sequence[int]) -> Iterator[tupl
         return image, target
 
     with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque = deque()
+        waiting: deque[Future | None] = deque()
         try:
             for i in indices:
-                waiting.append(pool.submit(read, i))
+                waiting.append(None if i is None else pool.submit(read, i))
                 if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
+                    yield waiting.popleft()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()
         finally:
-            for future in waiting:
+            for future in filter(None, waiting):
                 future.cancel()

@@ -31,9 +31,9 @@ class ConvNorm(nn.Module):
 
 
 def batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:
-    """`norm(x)`, but also for one value per channel in training: one picture, pooled to 1x1.
+    """`norm(x)`, but also for one value per channel in training: one image, pooled to 1x1.
 
-    A single value has no variance (PyTorch refuses it), and minus its own mean it would be 0 whatever the picture shows.
+    A single value has no variance (PyTorch refuses it), and minus its own mean it would be 0 whatever the image shows.
     So that value is normalised by the running statistics, as in evaluation, and leaves them as they are. A synchronised
     norm (nn.SyncBatchNorm) has the values of the other processes too and needs none of this.
     """
@@ -64,5 +64,6 @@ def classifier(channels: int, num_classes: int) -> nn.Conv2d:
     """The 1x1 convolution that ends a head, initialised as the reference does: weights of std 0.01, zero biases."""
     conv = nn.Conv2d(channels, num_classes, kernel_size=1)
     nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv

@@ -3,7 +3,7 @@
 Parameter names are those of the reference (`backbone.*`, `decode_head.*`, `auxiliary_head.*`), so the `state_dict` of a
 released checkpoint loads as it is.
 
-Legend: B batch, K classes, H W of the picture.
+Legend: B batch, K classes, H W of the image.
 """
 
 import torch
@@ -15,18 +15,19 @@ from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
 from convnext.models.recompute import recompute_blocks
 from convnext.segmentation.fcn import FCNHead
-from convnext.segmentation.masks import IGNORED
+from convnext.segmentation.labels import IGNORED
+from convnext.segmentation.names import OUTPUTS, SIZES
 from convnext.segmentation.pyramid import resize
 from convnext.segmentation.upernet import UperHead
 
-SIZES = {f"upernet_{name}": size for name, size in convnext.SIZES.items()}
 AUXILIARY_WEIGHT = 0.4
 
 
 class Segmenter(nn.Module):
     """`backbone` publishes its channels and gives four feature maps; the heads are built to fit them."""
 
-    task = "segmentation"
+    output_layers = OUTPUTS
+    config: dict
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ def build(
 
     Args:
         name: `upernet_convnext_{atto..xlarge}`, see `SIZES`.
-        num_classes: ADE20K's 150 unless said.
+        num_classes: ADE20K's 150 by default.
         drop_path_rate, layer_scale_init_value: the backbone's, see `ConvNeXt`.
         channels, auxiliary_channels: widths of the two heads.
         checkpoint_backbone: trade time for memory in training, see `models.recompute`.

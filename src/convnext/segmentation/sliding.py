@@ -1,14 +1,15 @@
-"""From a picture to labels at its own size: sliding windows, the whole picture at once, or several scales (Section A.3).
+"""Labels of an image at its own size: by sliding windows, the whole image at once, or several scales (Section A.3).
 
-As in the reference: the picture is scaled, the network's logits are brought to the scaled size, and from there to the
-picture's own size, both bilinear. The last step, which can be K floats for each of many millions of pixels, is made
-band by band, so memory is bounded by the scaled size, not by the picture's.
+As in the reference: the image is scaled, the network's logits are brought to the scaled size, and from there to the
+image's own size, both bilinear. The last step, which can be K floats for each of many millions of pixels, is made
+band by band, so memory is bounded by the scaled size, not by the image's.
 
-Legend: B batch, K classes, H W of the picture that comes in, h w of a map of logits.
+Legend: B batch, K classes, H W of the image that comes in, h w of a map of logits.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ BAND = 2**24  # floats of a band of rows: 64 MiB
 
 
 def window_starts(side: int, crop: int, stride: int) -> list[int]:
-    """Where windows of `crop` pixels begin: every `stride`, the last one moved back to end with the image.
+    """Positions where windows of `crop` pixels begin: every `stride`, the last one moved back to end with the image.
 
     A side shorter than the crop has one window, as long as the side.
     """
@@ -58,12 +59,12 @@ def sliding_logits(model: nn.Module, x: Tensor, crop: int, stride: int, at_once:
     tops, lefts = window_starts(height, crop, stride), window_starts(width, crop, stride)
     high, wide = min(crop, height), min(crop, width)
     corners = [(top, left) for top in tops for left in lefts]
-    total = None
+    total = x.new_zeros(0)
     for i in range(0, len(corners), at_once):
         group = corners[i : i + at_once]
         windows = torch.cat([x[:, :, top : top + high, left : left + wide] for top, left in group])
         for (top, left), logits in zip(group, model(windows).float().split(batch), strict=True):
-            if total is None:
+            if not len(total):
                 total = logits.new_zeros(batch, logits.shape[1], height, width)
             total[:, :, top : top + high, left : left + wide] += logits
     # how many windows cover a pixel: those over its row times those over its column
@@ -93,7 +94,7 @@ def _at_least(x: Tensor, side: int) -> Tensor:
     return F.pad(x, (0, max(side - width, 0), 0, max(side - height, 0)))
 
 
-# -- from logits to the picture's own size, band by band
+# -- from logits to the image's own size, band by band
 
 
 def resized_rows(logits: Tensor, sizes: Sequence[Sequence[int]], start: int, stop: int) -> Tensor:
@@ -120,7 +121,7 @@ def bands(num_classes: int, size: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield from ((start, min(start + rows, size[0])) for start in range(0, size[0], rows))
 
 
-# -- pictures
+# -- images
 
 
 def prepared(image: Tensor, pre: DensePreprocess, ratio: float = 1.0) -> Tensor:
@@ -129,11 +130,12 @@ def prepared(image: Tensor, pre: DensePreprocess, ratio: float = 1.0) -> Tensor:
     return normalize(resize(image, scaled_size(image.shape[-2:], at.short, at.long)), at.mean, at.std)
 
 
-def _probability_bands(
+def probability_bands(
     model: nn.Module, image: Tensor, pre: DensePreprocess, ratios: tuple[float, ...], flip: bool, precision: str
 ) -> Iterator[Tensor]:
-    """Bands of the mean of the class probabilities over all passes, from the first row to the last: each (K, rows, W).
+    """Yield bands (K, rows, W), from the first row to the last, of the mean class probabilities over all passes.
 
+    The multi-scale test of Table 4: the whole image (3, H, W) uint8 at each of `ratios`, and mirrored with `flip`.
     Every pass is kept at the stride of the head (a 16th of its pixels) until its rows are wanted.
     """
     device = next(model.parameters()).device
@@ -144,34 +146,17 @@ def _probability_bands(
         for mirrored in (False, True)[: 1 + flip]:
             x = _at_least(scaled.flip(-1) if mirrored else scaled, SMALLEST)[None]
             with autocast(precision, device):
-                logits = model.decode(x).float()
-            if x.shape[1:] != scaled.shape:  # only a sliver of a picture, whose padding has to be cut off
+                decode: Any = model.decode
+                logits = decode(x).float()
+            if x.shape[1:] != scaled.shape:  # only a sliver of an image, whose padding has to be cut off
                 logits = F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
                 logits = logits[:, :, : scaled.shape[1], : scaled.shape[2]]
             kept.append((logits[0].flip(-1) if mirrored else logits[0], [scaled.shape[1:], size]))
     for start, stop in bands(kept[0][0].shape[0], size):
-        yield sum(resized_rows(logits, sizes, start, stop).softmax(0) for logits, sizes in kept) / len(kept)
-
-
-@torch.inference_mode()
-def multi_scale_probabilities(
-    model: nn.Module,
-    image: Tensor,
-    pre: DensePreprocess,
-    ratios: tuple[float, ...] = RATIOS,
-    flip: bool = True,
-    precision: str = "fp32",
-) -> Tensor:
-    """image (3, H, W) uint8 -> (K, H, W) probabilities: the mean over the whole picture at each scale and its mirror image.
-
-    The multi-scale test of Table 4. `predict_labels` makes labels of them without holding them all.
-
-    Args:
-        model: a `Segmenter` in evaluation mode.
-        ratios: of the size that `pre` says.
-        precision: fp32, bf16 or fp16, of the network; the rest is fp32.
-    """
-    return torch.cat(list(_probability_bands(model, image, pre, ratios, flip, precision)), dim=1)
+        total = torch.zeros(())
+        for logits, sizes in kept:
+            total = total.to(logits) + resized_rows(logits, sizes, start, stop).softmax(0)
+        yield total / len(kept)
 
 
 @torch.inference_mode()
@@ -187,14 +172,14 @@ def predict_labels(
     ratios: tuple[float, ...] = RATIOS,
     flip: bool = True,
 ) -> Tensor:
-    """The likeliest class of every pixel: (H, W) labels at the picture's own size, on the model's device.
+    """The likeliest class of every pixel: (H, W) labels at the image's own size, on the model's device.
 
     uint8 where the classes fit beside the 255 of ignored pixels, else int64.
 
     Args:
         model: a `Segmenter` in evaluation mode.
-        image: an RGB picture, or its pixels (3, H, W) uint8.
-        pre: how the picture is scaled and normalised.
+        image: an RGB image, or its pixels (3, H, W) uint8.
+        pre: how the image is scaled and normalised.
         mode: "slide" (Table 7, single scale), "whole", or "multi-scale" (Table 4).
         crop, stride: of the sliding windows; by default `pre.crop` (else `pre.short`) and two thirds of it: 512 and 341,
             640 and 426.
@@ -209,7 +194,7 @@ def predict_labels(
     image = image if isinstance(image, Tensor) else pixels(image)
     size = image.shape[-2:]
     if mode == "multi-scale":
-        parts = _probability_bands(model, image, pre, ratios, flip, precision)
+        parts = probability_bands(model, image, pre, ratios, flip, precision)
     else:
         device = next(model.parameters()).device
         x = prepared(image, pre)[None].to(device)

@@ -6,30 +6,21 @@ from pathlib import Path
 from torch import nn
 
 from convnext.data.pixels import DensePreprocess
-from convnext.errors import ConvNextError
 from convnext.models.recompute import recompute_hidden
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Segmentation
 from convnext.runtime.world import World
-from convnext.segmentation.masks import MaskImages, open_masks
+from convnext.segmentation import names
+from convnext.segmentation.masks import MaskImages
 from convnext.segmentation.miou import evaluate
 from convnext.segmentation.segmenter import build
 from convnext.segmentation.transforms import TrainTransform
-from convnext.task import DataTask, build_dense, on_device
-
-
-def open_data(recipe: Segmentation) -> tuple[MaskImages, MaskImages]:
-    """Training and validation images of a recipe."""
-    if not recipe.data:
-        raise ConvNextError(
-            "This recipe needs images with a label for each pixel: give --data with a folder in ADE20K's layout, or one "
-            "with `images` and `masks` (label PNGs of the same names) and a `classes.txt`."
-        )
-    return open_masks(recipe.data, recipe.val_share, recipe.seed, recipe.reduce_zero_label)
+from convnext.task.engine import DataTask, build_dense, on_device
 
 
 class SegmentationTask(DataTask):
     metric = "miou"
+    split_fields = ("data", "val_share", "seed", "reduce_zero_label")
     columns = (("miou", "mIoU %", 2), ("macc", "class accuracy %", 2), ("aacc", "pixel accuracy %", 2))
 
     def __init__(
@@ -40,14 +31,16 @@ class SegmentationTask(DataTask):
         val: MaskImages,
         world: World,
         folder: Path,
-        say: Callable[[str], None],
+        say: Callable[..., None],
     ):
         super().__init__(recipe, plan, train, val, train.fingerprint(), world, folder, say)
         self.recipe = recipe
         augment = recipe.augment
         self.preprocess = DensePreprocess(augment.short, augment.long, crop=augment.crop)
         self.classes = list(train.classes)
-        self.model = on_device(build_dense(build, recipe.model, len(self.classes), recipe.seed, say), world)
+        self.model = on_device(
+            build_dense(build, names.identify, recipe.model, len(self.classes), recipe.seed, say), world
+        )
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def train_transform(self) -> TrainTransform:

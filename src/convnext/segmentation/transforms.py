@@ -1,4 +1,4 @@
-"""Training augmentation of a picture together with its labels, as the paper's ADE20K runs have it (Section A.3).
+"""Training augmentation of an image together with its labels, as the paper's ADE20K runs have it (Section A.3).
 
 That section refers to the usual recipe of Swin and MMSegmentation; values are floats from the resize to the end, where
 MMSegmentation rounds to 8 bits between steps.
@@ -17,7 +17,7 @@ from torch import Tensor
 from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import normalize, pixels, resize, scaled_size
 from convnext.errors import ConvNextError
-from convnext.segmentation.masks import IGNORED, size_error
+from convnext.segmentation.labels import IGNORED, size_error
 
 ATTEMPTS = 10
 """Crops that are tried for one in which no class has too large a share."""
@@ -33,11 +33,11 @@ class TrainTransform:
     Draws from Python's global generator: seed it per sample (`convnext.seeding`).
 
     Attributes:
-        short, long: the picture is scaled, its aspect kept, to fit this box times a random factor within `ratio`.
+        short, long: the image is scaled, its aspect kept, to fit this box times a random factor within `ratio`.
         crop: side of the random crop in pixels; what is missing is padded below and to the right.
         max_share: largest share of the crop's labelled pixels that one class may have, where `ATTEMPTS` find one.
         hflip: probability of a horizontal flip.
-        photometric: whether to distort brightness, contrast, saturation and hue.
+        photometric: distort brightness, contrast, saturation and hue.
         mean, std: per channel, of values in 0..1.
     """
 
@@ -52,13 +52,13 @@ class TrainTransform:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        """RGB picture and its labels (H,W) uint8 -> (3,crop,crop) float, padded with 0; (crop,crop) int64, with 255.
+        """RGB image and its labels (H,W) uint8 -> (3,crop,crop) float, padded with 0; (crop,crop) int64, with 255.
 
         Raises:
-            ConvNextError: picture and labels differ in size.
+            ConvNextError: image and labels differ in size.
         """
         if message := size_error(image.size, labels.shape):
-            raise ConvNextError(f"A picture and its labels cannot be augmented together: {message}.")
+            raise ConvNextError(f"An image and its labels cannot be augmented together: {message}.")
         ratio = random.uniform(*self.ratio)
         size = scaled_size(labels.shape, int(self.short * ratio), int(self.long * ratio))
         labels = resize_labels(labels, size)

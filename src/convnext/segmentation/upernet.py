@@ -3,7 +3,7 @@
 Pyramid pooling on the deepest map, a feature pyramid from there up to stride 4, and all levels fused. Section A.3 of the
 paper; parameter names are those of the reference's checkpoints.
 
-Legend: B batch, Ci channels of backbone stage i, C channels of the head, K classes, H W of the picture.
+Legend: B batch, Ci channels of backbone stage i, C channels of the head, K classes, H W of the image.
 """
 
 from collections.abc import Sequence

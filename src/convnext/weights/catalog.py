@@ -13,6 +13,7 @@ from pathlib import Path
 from convnext.errors import ConvNextError, nearest
 from convnext.weights.download import Progress, download, recorded_sha256, verify
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BASE = "https://dl.fbaipublicfiles.com/convnext/"
 
 
@@ -23,27 +24,20 @@ class Entry:
     Attributes:
         name: the name in the catalog: model, dot, the data it has seen.
         file: path below the host.
-        task: classification, detection or segmentation.
         model: the model's name here.
         num_classes: outputs of the classifier, categories of the detector or segmenter.
-        image_size: side of the evaluation input; the short side for detection, the crop for segmentation; pixels.
-        crop_ratio: centre share that classification keeps; 1.0 warps the whole image; None elsewhere.
+        preprocess: what its evaluation does to an image, as the metadata of our own files says it.
         metrics: published, in percent: top1, top5; box_ap, mask_ap; miou, miou_ms (single and multi-scale).
-        mean, std: per channel, of values in 0..1.
-        sha256: hex, None where it is unknown.
+        sha256: hex, or its first digits; None where it is unknown.
         licence: of the file.
     """
 
     name: str
     file: str
-    task: str
     model: str
     num_classes: int
-    image_size: int
-    crop_ratio: float | None
+    preprocess: dict
     metrics: dict[str, float]
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     sha256: str | None = None
     licence: str = "MIT (the reference repository's README: the project is released under the MIT license)"
 
@@ -56,20 +50,21 @@ class Entry:
         return ", ".join(f"{metric} {value}" for metric, value in self.metrics.items())
 
 
+def _entry(name: str, file: str, classes: int, geometry: dict, metrics: dict[str, float]) -> Entry:
+    return Entry(name, f"{file}.pth", name.split(".")[0], classes, {**geometry, "mean": MEAN, "std": STD}, metrics)
+
+
 def _classifier(name: str, file: str, size: int = 224, classes: int = 1000, **metrics: float) -> Entry:
-    crop = 0.875 if size < 384 else 1.0
-    return Entry(name, f"{file}.pth", "classification", name.split(".")[0], classes, size, crop, metrics)
+    return _entry(name, file, classes, {"size": size, "crop_ratio": 0.875 if size < 384 else 1.0}, metrics)
 
 
 def _detector(name: str, file: str, box_ap: float, mask_ap: float) -> Entry:
-    metrics = {"box_ap": box_ap, "mask_ap": mask_ap}
-    return Entry(name, f"coco/{file}_3x.pth", "detection", name.split(".")[0], 80, 800, None, metrics)
+    return _entry(name, f"coco/{file}_3x", 80, {"short": 800, "long": 1333}, {"box_ap": box_ap, "mask_ap": mask_ap})
 
 
 def _segmenter(name: str, file: str, size: int, miou: float, miou_ms: float) -> Entry:
-    metrics = {"miou": miou, "miou_ms": miou_ms}
-    file = f"ade20k/{file}_{size}x{size}.pth"
-    return Entry(name, file, "segmentation", name.split(".")[0], 150, size, None, metrics)
+    geometry = {"short": size, "long": 4 * size, "crop": size}
+    return _entry(name, f"ade20k/{file}_{size}x{size}", 150, geometry, {"miou": miou, "miou_ms": miou_ms})
 
 
 ENTRIES = (
@@ -142,18 +137,16 @@ def get(name: str) -> Entry:
 
 
 def describe(file_name: str) -> dict:
-    """What a checkpoint's metadata should say, by the name of the released file; empty for other files."""
+    """Metadata of a released checkpoint, by the name of the released file; empty for other files."""
     entry = _BY_FILE.get(file_name)
     if entry is None:
         return {}
-    metadata = {"task": entry.task, "metrics": entry.metrics, "licence": entry.licence, "source": BASE + entry.file}
-    geometry = {
-        "classification": {"size": entry.image_size, "crop_ratio": entry.crop_ratio},
-        "detection": {"short": entry.image_size, "long": 1333},
-        "segmentation": {"short": entry.image_size, "long": 4 * entry.image_size, "crop": entry.image_size},
+    return {
+        "preprocess": entry.preprocess,
+        "metrics": entry.metrics,
+        "licence": entry.licence,
+        "source": BASE + entry.file,
     }
-    metadata["preprocess"] = {**geometry[entry.task], "mean": entry.mean, "std": entry.std}
-    return metadata
 
 
 def fetch(name: str, progress: Progress | None = None) -> Path:

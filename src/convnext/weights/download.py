@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from convnext.errors import ConvNextError
-from convnext.files import sha256
+from convnext.files import replace_text, sha256
 
 Progress = Callable[[int, int | None], None]
 CHUNK = 1 << 20
@@ -80,19 +81,22 @@ def _continue(url: str, part: Path, progress: Progress | None) -> tuple[int, int
 
 
 def recorded_sha256(file: Path) -> str:
-    """The hash in `<file>.sha256`, which is written from the file itself the first time."""
+    """The hash in `<file>.sha256`, which is written from the file itself the first time, or when it holds no hash."""
     record = file.with_name(file.name + ".sha256")
-    if not record.exists():
-        record.write_text(f"{sha256(file)}  {file.name}\n", encoding="utf-8")
-    return record.read_text(encoding="utf-8").split()[0]
+    stated = record.read_bytes()[:64].decode("ascii", errors="replace") if record.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{64}", stated):
+        stated = sha256(file)
+        replace_text(record, f"{stated}  {file.name}\n")
+    return stated
 
 
 def verify(file: Path, expected: str) -> None:
-    """
+    """Compare a file with its SHA-256 or the first digits of it, which is all that some sources publish.
+
     Raises:
         ConvNextError: the file has another hash.
     """
-    if (found := sha256(file)) != expected:
+    if not (found := sha256(file)).startswith(expected):
         raise ConvNextError(
             f"{file} is not the file that is expected: its SHA-256 is {found}, and it should be {expected}. Delete it "
             "(and its .sha256 beside it) to download it again."

@@ -20,13 +20,16 @@ def some(names: Iterable, limit: int = 8) -> str:
     return ", ".join(names[:limit]) + rest
 
 
-def strip_wrappers(tensors: Tensors) -> Tensors:
+def strip_wrappers(tensors: Tensors, prefixes: str = r"module|_orig_mod") -> Tensors:
     """Remove what DDP, `torch.compile` and weight averaging add to a model's names."""
     return {
-        re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor
-        for name, tensor in tensors.items()
-        if name != "n_averaged"
+        re.sub(rf"^(({prefixes})\.)+", "", name): tensor for name, tensor in tensors.items() if name != "n_averaged"
     }
+
+
+def strip_prefixes(tensors: Tensors) -> Tensors:
+    """`strip_wrappers`, and the names of the attribute under which Lightning's and similar modules keep the model."""
+    return strip_wrappers(tensors, r"module|_orig_mod|model|m|net")
 
 
 class NameTable:

@@ -8,7 +8,7 @@ FIRST = ("stages.0.0.dwconv.weight", "blocks.0.dwconv.weight")  # four stages; i
 
 
 def matches(keys: Iterable[str]) -> bool:
-    """Whether these are the reference's names; inside a detector or segmenter they stand under `backbone.`."""
+    """True if these are the reference's names; inside a detector or segmenter they stand under `backbone.`."""
     return any(key.removeprefix("backbone.") in FIRST for key in keys)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from convnext.weights.infer import model_name
+from convnext.models import identify
 from convnext.weights.names import NameTable, Tensors
 
 BLOCK = {"gamma": "gamma", "dwconv": "conv_dw", "norm": "norm", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
@@ -35,6 +35,6 @@ def to_ours(tensors: Tensors) -> Tensors:
 
 def from_ours(tensors: Tensors) -> Tensors:
     """In the sizes that timm builds with 1x1 convolutions, linear weights (O, I) become (O, I, 1, 1)."""
-    conv = model_name(tensors) in CONV_MLP
+    conv = (identify(tensors) or {}).get("name") in CONV_MLP
     renamed = TABLE.from_ours(tensors)
     return {name: t[..., None, None] if conv and name.endswith(MLP) else t for name, t in renamed.items()}

@@ -1,12 +1,14 @@
 """transformers' names (ConvNextForImageClassification, ConvNextModel, ConvNextBackbone) and the JSON beside them."""
 
-import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL.Image import Resampling
 
-from convnext.weights.infer import architecture, options
+from convnext.errors import ConvNextError
+from convnext.models.recognise import options, stages
+from convnext.weights import metadata as schema
 from convnext.weights.names import NameTable, Tensors
 
 BLOCK = {
@@ -51,29 +53,87 @@ def from_ours(tensors: Tensors) -> Tensors:
 
 
 def read_metadata(folder: Path) -> dict:
-    """Our metadata (`classes`, `preprocess`) from the JSON files of a `save_pretrained` folder, as far as they go."""
+    """Our metadata (`classes`, `preprocess`) from the JSON files of a `save_pretrained` folder, as far as they go.
+
+    Raises:
+        ConvNextError: a value of another type or range, or a preprocessing that ours cannot express.
+    """
     metadata = {}
-    labels = _read_json(folder / "config.json").get("id2label", {})
+    labels = _read_json(folder / "config.json", schema.TransformersConfig).get("id2label", {})
     if any(label != f"LABEL_{i}" for i, label in labels.items()):
         metadata["classes"] = [labels[i] for i in sorted(labels, key=int)]
-    if processor := _read_json(folder / "preprocessor_config.json"):
-        size = processor["size"]
-        size = size if isinstance(size, int) else size.get("shortest_edge") or size["height"]  # an int before 2023
+    file = folder / "preprocessor_config.json"
+    if processor := _read_json(file, schema.TransformersProcessor):
         metadata["preprocess"] = {
-            "size": size,
-            "crop_ratio": processor.get("crop_pct", 0.875) if size < 384 else 1.0,
+            **_geometry(processor, file),
             "mean": processor["image_mean"],
             "std": processor["image_std"],
-            "interpolation": Resampling(processor["resample"]).name.lower(),
+            "interpolation": Resampling(processor.get("resample", Resampling.BICUBIC)).name.lower(),
         }
     return metadata
 
 
+def _geometry(processor: dict, file: Path) -> dict:
+    """`size` and `crop_ratio` from the settings of an image processor of transformers.
+
+    ConvNextImageProcessor crops the centre below 384 px and warps the whole image from there on, ViTImageProcessor
+    always warps, CLIPImageProcessor and BitImageProcessor crop. A crop of the whole short side is not a warp: it has a
+    `crop_ratio` a little below 1.
+    """
+    kind = processor.get("image_processor_type") or processor.get("feature_extractor_type") or "ConvNextImageProcessor"
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(kind))
+    stated = processor["size"]
+    size = {"shortest_edge": stated} if isinstance(stated, int) else stated
+    short, height, crop = size.get("shortest_edge"), size.get("height"), processor.get("crop_size")
+    if kind == "ConvNext" and (side := short or height):
+        ratio = processor.get("crop_pct") or 224 / 256
+        return {"size": side, "crop_ratio": 1.0 if side >= 384 else _cropped(side, int(side / ratio))}
+    if kind in ("ViT", "DeiT") and isinstance(stated, int):
+        return {"size": stated, "crop_ratio": 1.0}
+    if kind == "ViT" and height and height == size.get("width"):
+        return {"size": height, "crop_ratio": 1.0}
+    side = crop.get("height") if isinstance(crop, dict) and crop.get("height") == crop.get("width") else crop
+    if kind in ("CLIP", "Bit") and short and isinstance(side, int) and 0 < side <= short:
+        return {"size": side, "crop_ratio": _cropped(side, short)}
+    raise ConvNextError(
+        f"The preprocessing in {file} ({kind}, size {stated}, crop {crop}) cannot be expressed here: known are the image "
+        "processors of ConvNext, ViT, CLIP and Bit with square inputs. Load the file of weights in that folder by its own "
+        "path to leave the preprocessing out."
+    )
+
+
+def _cropped(side: int, short: int) -> float:
+    """The `crop_ratio` below 1 with which the short side is scaled to `short` pixels before `side` of them are kept."""
+    return side / short if side < short and int(side / (side / short)) == short else side / (short + 0.5)
+
+
+def _processor(preprocess: dict) -> dict:
+    """The image processor of transformers that does the same; the inverse of `_geometry`."""
+    size, ratio = preprocess.get("size", 224), preprocess.get("crop_ratio", 0.875)
+    if ratio < 1 and size < 384:
+        return {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": size}, "crop_pct": ratio}
+    if ratio < 1:
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": int(size / ratio)},
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+        }
+    if size < 384:
+        return {"image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
+    return {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": size}}
+
+
 def configs(tensors: Tensors, metadata: dict) -> dict[str, dict]:
     """File name -> content of the JSON with which `from_pretrained` opens a folder of these tensors (our names)."""
-    depths, dims = architecture(tensors)
+    depths, dims = stages(tensors)
     model = options(tensors)
-    preprocess = metadata.get("preprocess", {})
+    preprocess = metadata.get("preprocess") or {}
+    if "short" in preprocess:
+        raise ConvNextError(
+            "The transformers format has no image processor for the preprocessing of a detector or segmenter. Leave "
+            "`preprocess` out of the metadata, or save as 'safetensors'."
+        )
     size = preprocess.get("size", 224)
     config = {
         "architectures": ["ConvNextForImageClassification"],
@@ -95,10 +155,8 @@ def configs(tensors: Tensors, metadata: dict) -> dict[str, dict]:
         config["id2label"] = dict(enumerate(classes))
         config["label2id"] = {label: i for i, label in enumerate(classes)}
     processor = {
-        "image_processor_type": "ConvNextImageProcessor",
+        **_processor(preprocess),
         "do_resize": True,
-        "size": {"shortest_edge": size},  # at 384 and above the processor warps the whole image, as the paper does
-        "crop_pct": preprocess.get("crop_ratio", 0.875),
         "resample": Resampling[preprocess.get("interpolation", "bicubic").upper()],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -109,5 +167,5 @@ def configs(tensors: Tensors, metadata: dict) -> dict[str, dict]:
     return {"config.json": config, "preprocessor_config.json": processor}
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read_json(path: Path, kind: type) -> dict:
+    return schema.read(path.read_text(encoding="utf-8", errors="replace"), path, kind) if path.exists() else {}

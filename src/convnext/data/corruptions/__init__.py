@@ -1,7 +1,7 @@
-"""Corruptions of pictures at five severities: ImageNet-C, its four extra ones, and ImageNet-C-bar.
+"""Corruptions of images at five severities: ImageNet-C, its four extra ones, and ImageNet-C-bar.
 
 Our own implementation of the published definitions, with the parameters of `parameters.py`; textures are generated.
-The benchmarks themselves are fixed sets of JPEG files: results on pictures corrupted here are not results on them.
+The benchmarks themselves are fixed sets of JPEG files: results on images corrupted here are not results on them.
 """
 
 import numpy as np
@@ -55,14 +55,14 @@ _FUNCTIONS = {
 
 
 def corrupt(image: Image.Image, name: str, severity: int, seed: int, image_id: str) -> Image.Image:
-    """A picture as it would look corrupted; a pure function of its arguments.
+    """An image as it would look corrupted; a pure function of its arguments.
 
     Args:
         image: mode RGB, of any size; at a short side of 224 pixels the strength is the published one, and lengths grow
             and shrink with it.
         name: one of `ALL`.
         severity: 1 to 5.
-        seed, image_id: with name and severity they decide all that is random, so that a picture comes out the same in
+        seed, image_id: with name and severity they decide all that is random, so that an image comes out the same in
             any order and any worker.
 
     Returns:

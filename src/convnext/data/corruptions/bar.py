@@ -1,7 +1,7 @@
 """The ten corruptions of ImageNet-C-bar (Mintun, Kirillov and Xie 2021, Appendix).
 
 Every function takes pixels (H,W,3) float32 in 0..1 and a generator, and returns pixels that `to_image` clips. The
-published definitions are in shares of the side of a square picture; here it is n, the short side.
+published definitions are in shares of the side of a square image; here it is n, the short side.
 """
 
 from math import pi
@@ -15,7 +15,7 @@ from convnext.data.corruptions.pixels import sample, scale
 
 
 def caustic_refraction(pixels: np.ndarray, rng: Generator, lens: float, light: float) -> np.ndarray:
-    """Seen through moving water: its relief refracts the picture and lights the slopes.
+    """Seen through moving water: its relief refracts the image and lights the slopes.
 
     Args:
         lens: depth of the water, in pixels at n = 224.
@@ -106,7 +106,7 @@ def cocentric_sine_waves(pixels: np.ndarray, rng: Generator, amplitude: float) -
 
 
 def single_frequency_greyscale(pixels: np.ndarray, rng: Generator, amplitude: float) -> np.ndarray:
-    """One plane wave of any frequency that the pixels can show, whatever the size of the picture."""
+    """One plane wave of any frequency that the pixels can show, whatever the size of the image."""
     height, width = pixels.shape[:2]
     larger = rng.uniform(-pi, pi)
     frequency = rng.permutation([larger, rng.uniform(-abs(larger), abs(larger))])

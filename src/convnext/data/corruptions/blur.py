@@ -1,7 +1,7 @@
 """ImageNet-C's blurs (Hendrycks and Dietterich 2019, Section 4).
 
 Every function takes pixels (H,W,3) float32 in 0..1 and a generator, and returns pixels that `to_image` clips. Lengths
-are for a short side of 224 and scaled to the picture's.
+are for a short side of 224 and scaled to the image's.
 """
 
 from math import ceil
@@ -45,7 +45,7 @@ def motion_blur(pixels: np.ndarray, rng: Generator, radius: float, sigma: float)
 
 
 def zoom_blur(pixels: np.ndarray, rng: Generator, step: float, layers: int) -> np.ndarray:
-    """A camera moving forward: the mean of the picture and of `layers` magnifications 1, 1 + step, 1 + 2 step ..."""
+    """A camera moving forward: the mean of the image and of `layers` magnifications 1, 1 + step, 1 + 2 step ..."""
     total = pixels.copy()
     for layer in range(layers):
         total += zoom_in(pixels, 1 + layer * step)

@@ -1,7 +1,7 @@
 """ImageNet-C's digital corruptions (Hendrycks and Dietterich 2019, Section 4), and saturate, one of its extra ones.
 
 Every function takes pixels (H,W,3) float32 in 0..1 and a generator, and returns pixels that `to_image` clips. Lengths
-are for a short side of 224 and scaled to the picture's.
+are for a short side of 224 and scaled to the image's.
 """
 
 from io import BytesIO
@@ -48,7 +48,7 @@ def pixelate(pixels: np.ndarray, rng: Generator, resolution: float) -> np.ndarra
     """Averaged to fewer pixels and drawn as blocks.
 
     A block of b = 1 / `resolution` pixels at 224 has 1 + (b - 1) f pixels at f times the size: scaled outright, it
-    would be less than a pixel of a small picture.
+    would be less than a pixel of a small image.
     """
     height, width = pixels.shape[:2]
     block = 1 + (1 / resolution - 1) * scale(pixels)
@@ -58,7 +58,7 @@ def pixelate(pixels: np.ndarray, rng: Generator, resolution: float) -> np.ndarra
 
 
 def jpeg_compression(pixels: np.ndarray, rng: Generator, quality: int) -> np.ndarray:
-    """Through a JPEG file of this quality, whatever the size of the picture."""
+    """Through a JPEG file of this quality, whatever the size of the image."""
     file = BytesIO()
     to_image(pixels).save(file, "JPEG", quality=quality)
     with Image.open(file, formats=["JPEG"]) as image:
@@ -78,7 +78,7 @@ def saturate(pixels: np.ndarray, rng: Generator, gain: float, shift: float) -> n
 def _smooth(field: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian smoothing of (H,W), mirrored at the edges, up to 3 sigma.
 
-    As a product of cosine transforms, since sigma can be as large as the picture.
+    As a product of cosine transforms, since sigma can be as large as the image.
     """
     reach = max(1, int(3 * sigma + 0.5))
     offsets = np.arange(-reach, reach + 1)

@@ -1,4 +1,4 @@
-"""ImageNet-C's noise, per pixel and channel whatever the size of the picture (Hendrycks and Dietterich 2019, Section 4).
+"""ImageNet-C's noise, per pixel and channel whatever the size of the image (Hendrycks and Dietterich 2019, Section 4).
 
 Every function takes pixels (H,W,3) float32 in 0..1 and a generator, and returns pixels that `to_image` clips.
 """
@@ -13,7 +13,7 @@ def gaussian_noise(pixels: np.ndarray, rng: Generator, deviation: float) -> np.n
 
 
 def shot_noise(pixels: np.ndarray, rng: Generator, photons: float) -> np.ndarray:
-    """Few photons: a Poisson count, of mean `photons` where the picture is 1."""
+    """Few photons: a Poisson count, of mean `photons` where the image is 1."""
     return rng.poisson(pixels * photons) / photons
 
 

@@ -1,4 +1,4 @@
-"""How strong each corruption is: one row per corruption, one column per severity 1..5.
+"""Strengths of the corruptions: one row per corruption, one column per severity 1..5.
 
 ImageNet-C and its four extra corruptions: D. Hendrycks and T. Dietterich, Benchmarking Neural Network Robustness to
 Common Corruptions and Perturbations, ICLR 2019, Section 4, in the numbers that its released generator uses.
@@ -6,7 +6,7 @@ ImageNet-C-bar: E. Mintun, A. Kirillov and S. Xie, On Interaction Between Augmen
 Corruption Robustness, NeurIPS 2021, Appendix; each corruption has a scale from 0 to 10, and the five levels on it were
 chosen there so that the errors match ImageNet-C's.
 
-Lengths are in pixels of a picture whose short side is 224; values of pixels are in 0..1.
+Lengths are in pixels of an image whose short side is 224; values of pixels are in 0..1.
 """
 
 

@@ -1,4 +1,4 @@
-"""What the corruptions share: pictures as arrays, and the filters and resampling that they are made of.
+"""Parts that the corruptions share: images as arrays, and the filters and resampling that they are made of.
 
 Legend: H W rows and columns. Pixels are (H,W,3) float32, 0..1; a layer is (h,w) or (h,w,3) float32.
 """
@@ -24,18 +24,18 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def scale(pixels: np.ndarray) -> float:
-    """What a length at a short side of 224 has to be multiplied by for this picture."""
+    """Factor from lengths at a short side of 224 to lengths in this image."""
     return min(pixels.shape[:2]) / SIDE
 
 
 def layer_shape(pixels: np.ndarray) -> tuple[int, int]:
-    """(h, w) of the picture when its short side is 224: textures of a fixed grain are made there, then `fit`."""
+    """(h, w) of the image when its short side is 224: textures of a fixed grain are made there, then `fit`."""
     height, width = (max(SIDE, round(side / scale(pixels))) for side in pixels.shape[:2])
     return height, width
 
 
 def fit(layer: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """A layer (h,w) or (h,w,C) resized to the picture's H and W; areas are averaged where it shrinks."""
+    """A layer (h,w) or (h,w,C) resized to the image's H and W; areas are averaged where it shrinks."""
     height, width = pixels.shape[:2]
     if layer.shape[:2] == (height, width):
         return layer
@@ -86,7 +86,7 @@ def streak(radius: float, sigma: float, degrees: float) -> np.ndarray:
 
 
 def zoom_in(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of a picture (H,W) or (H,W,3), magnified `factor` times without changing H and W, bilinear."""
+    """The middle of an image (H,W) or (H,W,3), magnified `factor` times without changing H and W, bilinear."""
     for axis in (0, 1):
         side = pixels.shape[axis]
         crop = ceil(side / factor)

@@ -1,4 +1,4 @@
-"""How far a corrupted picture is from its original: PSNR and SSIM."""
+"""Distance of a corrupted image from its original: PSNR and SSIM."""
 
 import numpy as np
 from PIL import Image
@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 
 def psnr(original: Image.Image, other: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal pictures."""
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal images."""
     difference = np.asarray(original, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     error = np.mean(difference**2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from scipy.spatial import KDTree
 
 FROSTS = 5
-"""How many frost textures there are, as many as the photographs that ImageNet-C takes its frost from."""
+"""Number of frost textures, as many as the photographs that ImageNet-C takes its frost from."""
 _FROST_SIDE = 512
 
 

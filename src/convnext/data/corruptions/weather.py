@@ -1,7 +1,7 @@
 """ImageNet-C's weather (Hendrycks and Dietterich 2019, Section 4), and spatter, one of its extra corruptions.
 
 Every function takes pixels (H,W,3) float32 in 0..1 and a generator, and returns pixels that `to_image` clips. Layers of
-a fixed grain are made for a short side of 224 and resized to the picture.
+a fixed grain are made for a short side of 224 and resized to the image.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def snow(
     sigma: float,
     keep: float,
 ) -> np.ndarray:
-    """Falling flakes, and a share of 1 - `keep` of whitened picture.
+    """Falling flakes, and a share of 1 - `keep` of whitened image.
 
     Flakes are Gaussian noise magnified `flake` times and kept above `threshold`, blurred along their fall; they are
     added once as they are and once turned by 180 degrees.
@@ -42,7 +42,7 @@ def snow(
 
 
 def frost(pixels: np.ndarray, rng: Generator, keep: float, ice: float) -> np.ndarray:
-    """`keep` times the picture plus `ice` times frost: a random part of one of `textures.FROSTS` textures.
+    """`keep` times the image plus `ice` times frost: a random part of one of `textures.FROSTS` textures.
 
     The published corruption takes parts of five photographs; these textures are our own, generated to look alike in
     brightness and coverage.
@@ -56,7 +56,7 @@ def frost(pixels: np.ndarray, rng: Generator, keep: float, ice: float) -> np.nda
 
 
 def fog(pixels: np.ndarray, rng: Generator, density: float, decay: float) -> np.ndarray:
-    """A plasma fractal is added, and the sum is scaled back to the picture's maximum."""
+    """A plasma fractal is added, and the sum is scaled back to the image's maximum."""
     height, width = pixels.shape[:2]
     layer = textures.plasma_fractal(max(height, width), decay, rng)[:height, :width, None]
     top = pixels.max()

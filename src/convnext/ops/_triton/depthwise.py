@@ -269,7 +269,7 @@ FORMS = {  # which pointers are None, and the flags
 
 
 def variants() -> list[Variant]:
-    """What the networks launch on images of 224 (C, W of their stages), with fp32 parameters."""
+    """The launches of the networks on images of 224 (C, W of their stages), with fp32 parameters."""
     found = []
     for c, w in SHAPES:
         for dtype in ("bf16", "fp32") if c == 96 else ("bf16",):

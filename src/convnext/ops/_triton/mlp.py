@@ -10,6 +10,8 @@ Products accumulate in fp32; GELU, biases, factors and the residual are fp32 too
 Legend: M rows (pixels of the batch), P pixels of a sample, C channels, BM BN BH BK the sides of a tile.
 Argument names that end in _ are pointers.
 """
+# pyright: basic, reportArgumentType=false
+# Triton's constants have types of their own
 
 import os
 

@@ -13,6 +13,8 @@ back costs less than that at every width, and a plain product of two matrices is
 LayerScale starts at 1e-6, which times a weight is nothing in fp16; so gamma / peak goes into w2, and peak = max |gamma|
 into the fp32 epilogue. Legend: that of `mlp.py`.
 """
+# pyright: basic, reportArgumentType=false
+# Triton's constants have types of their own
 
 import torch
 import triton

@@ -1,0 +1,307 @@
+"""Image classification: the place that knows model, data and engine together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convnext.errors import ConvNextError
+from convnext.recipes.ranges import ranged
+from convnext.recipes.schema import Classification as Recipe
+from convnext.task.spec import Loaded, NoOptions, Printed, TaskSpec, failure
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from convnext.classification.dataset import ImageDataset
+    from convnext.classification.evaluate import Result
+    from convnext.classification.results import Classification
+    from convnext.classification.task import ClassificationTask
+    from convnext.recipes.plan import Plan
+    from convnext.runtime.world import World
+    from convnext.task.exported import Metadata
+    from convnext.task.inputs import Input
+    from convnext.task.results import Evaluation, Failure
+
+NAMED_SETS = {1000: "imagenet-1k", 21841: "imagenet-22k"}
+"""Label sets that a checkpoint without class names is taken to have, by the number of its classes."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Classifiers."""
+
+    top_k: int = ranged(5, at_least=1)
+    """Classes shown for each image."""
+
+
+class ClassificationSpec(TaskSpec):
+    """Images with one label each."""
+
+    name = "classification"
+    noun = "classifier"
+    doing = "classifying"
+    recipe = Recipe
+    evaluate_options = NoOptions
+    predict_options = PredictOptions
+    batch = 64
+    pipeline_tag = "image-classification"
+    counting = "Classifiers are counted for 1,000 classes (Tables 1 and 2)."
+
+    # -- models
+
+    def models(self) -> Sequence[str]:
+        from convnext import models
+
+        return models.names()
+
+    def build(self, name: str, **options: Any) -> nn.Module:
+        from convnext import models
+
+        return models.build(name, **options)
+
+    def identify(self, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        from convnext import models
+
+        return models.identify(tensors)
+
+    def pixels(self, name: str) -> tuple[tuple[int, int], ...]:
+        return ((224, 224), (384, 384))
+
+    def printed(self, name: str, height: int) -> Printed | None:
+        from convnext import paper
+
+        if name not in paper.NAMES:
+            return None
+        if "isotropic" in name:
+            row = paper.isotropic(name)
+            return Printed(row.params_m, row.gflops) if height == 224 else None
+        row = paper.lookup(paper.TABLE1, model=name, size=height)
+        return Printed(row.params_m, row.gflops) if row else None
+
+    # -- data and training
+
+    def open_data(self, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
+        from convnext.classification.open import open_dataset
+
+        if not recipe.data:
+            raise ConvNextError(
+                "This recipe needs images: give --data with a folder of images (train/ and val/, or one folder per class), a "
+                "folder of parquet files, `digits`, or `torchvision:NAME`."
+            )
+        return open_dataset(recipe.data, recipe.val_share, recipe.seed)
+
+    def open_split(self, recipe: Recipe, split: str) -> ImageDataset:
+        from convnext.classification.dataset import joined
+
+        train, val = self.open_data(recipe)
+        return joined(train, val) if split == "all" else {"train": train, "val": val}[split]
+
+    def open_foreign(self, recipe: Recipe, loaded: Loaded) -> ImageDataset:
+        from convnext.classification.open import open_for_evaluation
+
+        return open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed)
+
+    def fingerprint(self, samples: ImageDataset) -> str:
+        from convnext.classification.open import fingerprint
+
+        return fingerprint(samples)
+
+    def file(self, samples: ImageDataset, i: int) -> Path | None:
+        return samples.file(i)
+
+    def recognises(self, data: str) -> bool:
+        return True  # whatever no other task recognises
+
+    def check_data(self, data: str, recipe: Recipe, out: Path) -> int:
+        from convnext.classification.check_report import report_check
+
+        return report_check(data, recipe, out)
+
+    def at_size(self, recipe: Recipe, image_size: int) -> Recipe:
+        return replace(recipe, image_size=image_size)
+
+    def engine(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        train: ImageDataset,
+        val: ImageDataset,
+        world: World,
+        folder: Path,
+        say: Callable[..., None],
+    ) -> ClassificationTask:
+        from convnext.classification.task import ClassificationTask
+
+        return ClassificationTask(recipe, plan, train, val, world, folder, say)
+
+    def geometry(self, recipe: Recipe) -> tuple[str, str]:
+        return f"{recipe.image_size}", f"{recipe.image_size} px"
+
+    # -- a trained model
+
+    def load(self, module: nn.Module, metadata: Mapping[str, Any], source: str) -> Loaded:
+        from convnext.classification.transforms import Preprocess
+
+        num_classes = getattr(module, "num_classes", None)
+        if not num_classes:
+            raise ConvNextError(f"{source} holds no classifier (it has no head), so it cannot name classes.")
+        stated = metadata.get("preprocess")
+        preprocess = Preprocess.from_dict(stated) if stated else Preprocess()
+        classes, names = class_names(metadata, num_classes, source)
+        return Loaded(module, classes, names, preprocess, source, metadata)
+
+    def resized(self, loaded: Loaded, image_size: int) -> Loaded:
+        from convnext.classification.transforms import Preprocess
+        from convnext.task.exported import Exported
+
+        before = loaded.preprocess
+        if image_size == before.size:
+            return loaded
+        if isinstance(loaded.module, Exported) and loaded.module.metadata.size is not None:
+            raise ConvNextError(
+                f"{loaded.source} is exported for {before.size} px. Export with --image-size {image_size}, or with "
+                "--dynamic batch,size for any size."
+            )
+        preprocess = replace(Preprocess.for_size(image_size), mean=before.mean, std=before.std)
+        return replace(loaded, preprocess=preprocess)
+
+    def size_text(self, loaded: Loaded) -> str:
+        return f"{loaded.preprocess.size} px"
+
+    def transform(self, loaded: Loaded) -> Callable[[Image], Tensor]:
+        from convnext.classification.transforms import eval_transform
+
+        return eval_transform(loaded.preprocess)
+
+    def answer(self, loaded: Loaded, source: Input, output: Tensor, options: Any) -> Classification | Failure:
+        from convnext.classification.results import Classification
+
+        if len(output) != len(loaded.classes):
+            return failure(source, f"the model gives {len(output)} values for {len(loaded.classes)} classes.")
+        return Classification(source, output.softmax(0).numpy(), loaded.classes, loaded.names, options.top_k)
+
+    def evaluate(
+        self,
+        models: dict[str, Loaded],
+        samples: ImageDataset,
+        data: str,
+        world: World,
+        options: Any,
+        precision: str,
+        batch: int | None = None,
+        workers: int = 0,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Evaluation:
+        from convnext.classification.evaluate import evaluate
+        from convnext.data.loader import EvalSamples, eval_loader
+
+        first = next(iter(models.values()))
+        loader = eval_loader(
+            EvalSamples(samples, self.transform(first)),
+            batch or self.batch,
+            workers,
+            world.device.type == "cuda",
+            world.rank,
+            world.size,
+        )
+        modules = {which: loaded.module for which, loaded in models.items()}
+        results = evaluate(modules, loader, len(first.classes), world, precision, progress=progress)
+        return evaluation(models, results, data, precision)
+
+    # -- export
+
+    def views(self, loaded: Loaded, metadata: Metadata) -> list[Callable[[Image], Tensor]]:
+        """The size that the file takes, and half as much again where it is free."""
+        from convnext.classification.transforms import eval_transform
+
+        side = max(loaded.preprocess.size, metadata.smallest)
+        sizes = [side] if metadata.size else [side, side * 3 // 2]
+        return [eval_transform(replace(loaded.preprocess, size=size)) for size in sizes]
+
+
+def class_names(metadata: Mapping[str, Any], num_classes: int, source: str) -> tuple[list[str], list[str]]:
+    """Labels and readable names: the file's own, ImageNet's for 1,000 and 21,841 classes, else numbers.
+
+    Raises:
+        ConvNextError: the file names more or fewer classes than the model has.
+    """
+    if stated := metadata.get("classes"):
+        if len(stated) != num_classes:
+            raise ConvNextError(
+                f"{source} names {len(stated)} classes, and its model has {num_classes} outputs. The file is damaged or was "
+                "put together from two: get it again from where it was trained."
+            )
+        return list(stated), list(metadata.get("names") or stated)
+    if num_classes in NAMED_SETS:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo(NAMED_SETS[num_classes])
+        labels = [info.index_to_label_name(i) for i in range(num_classes)]
+        return labels, [info.index_to_description(i) for i in range(num_classes)]
+    numbers = [str(i) for i in range(num_classes)]
+    return numbers, numbers
+
+
+def evaluation(models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str) -> Evaluation:
+    """The results of the weights in `models` as tables, JSON and a confusion figure."""
+    from convnext.report.confusion import draw_confusion
+    from convnext.task.results import SHOWN, Evaluation, Table, interval, worst_first
+
+    first = next(iter(results))
+    loaded, result = models[first], results[first]
+    images, k = int(result.count.sum()), len(loaded.classes)
+    top5 = k > 5  # among five classes or fewer it is always right
+    columns = ("weights", "file", "top-1 %", "95 % interval", *(("top-5 %",) if top5 else ()), "loss")
+    rows = [
+        (
+            which,
+            Path(models[which].source).name,
+            f"{r.top1:.3f}",
+            interval(r.top1, images),
+            *((f"{r.top5:.3f}",) if top5 else ()),
+            f"{r.loss:.4f}",
+        )
+        for which, r in results.items()
+    ]
+    tables = [Table(columns, rows, f"{images:,} images of {data} at {loaded.preprocess.size} px", left=2)]
+    seen = [i for i in range(k) if result.count[i]]
+    if len(seen) > 1:
+        worst = sorted(seen, key=lambda i: result.correct1[i] / result.count[i])[:SHOWN]
+        rows = [
+            (loaded.names[i], int(result.count[i]), f"{accuracy(result, i):.1f}", mistaken_for(result, loaded.names, i))
+            for i in worst
+        ]
+        columns = ("class", "images", "top-1 %", "most often taken for")
+        tables.append(Table(columns, rows, worst_first(first, len(worst), len(seen))))
+    per_class = {
+        which: {loaded.classes[i]: {"images": int(r.count[i]), "top1": accuracy(r, i)} for i in seen}
+        for which, r in results.items()
+    }
+    files: dict[str, Callable[[Path], object]] = {}
+    if result.confusion is not None:
+        files["confusion.png"] = partial(draw_confusion, result.confusion, loaded.names)
+    metrics = {which: r.metrics() for which, r in results.items()}
+    details = {"image_size": loaded.preprocess.size, "per_class": per_class}
+    return Evaluation(data, images, metrics, "top1", precision, tables, details, files)
+
+
+def accuracy(result: Result, i: int) -> float:
+    """Top-1 of class i in percent."""
+    return 100 * float(result.correct1[i] / result.count[i])
+
+
+def mistaken_for(result: Result, names: list[str], true: int) -> str:
+    """The class that images of class `true` are most often taken for, with their number."""
+    if result.confusion is None:
+        return ""
+    row = result.confusion[true].copy()
+    row[true] = 0
+    return f"{names[row.argmax()]} ({row.max()})" if row.max() else ""
+
+
+SPEC = ClassificationSpec()

@@ -1,0 +1,382 @@
+"""Object detection and instance segmentation: the place that knows model, data and engine together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convnext.data.conventions import PAD_MULTIPLE
+from convnext.errors import ConvNextError
+from convnext.recipes.ranges import SHARE, ranged
+from convnext.recipes.schema import Detection as Recipe
+from convnext.task.spec import NOT_FINITE, Loaded, Printed, TaskSpec, failure
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from convnext.detection.coco import CocoImages
+    from convnext.detection.evaluate import Result
+    from convnext.detection.results import Detection
+    from convnext.detection.task import DetectionTask
+    from convnext.recipes.plan import Plan
+    from convnext.runtime.world import World
+    from convnext.task.compare import Compared, Tolerance
+    from convnext.task.exported import Exported, Metadata
+    from convnext.task.inputs import Input
+    from convnext.task.results import Evaluation, Failure, Prediction
+
+PRECISIONS = {"onnx": ("fp32", "fp16"), "openvino": ("fp32", "fp16", "bf16"), "torch-export": ("fp32",)}
+"""Formats and precisions in which detectors are exported."""
+AREAS = ("", "50", "75", "_small", "_medium", "_large")
+RESULTS = "detections.json"
+SLACK = 0.002  # by which counted MACs differ from Table 3
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Detectors."""
+
+    fast: bool = False
+    """AP by faster-coco-eval (equal within 1e-3) in place of pycocotools, the number to report."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Detectors."""
+
+    threshold: float = ranged(0.3, **SHARE)
+    """Least score of the objects that are drawn and counted; the JSON has all from 0.05."""
+    masks: bool = True
+    """Draw the masks."""
+
+
+class DetectionSpec(TaskSpec):
+    """Images with boxes and masks."""
+
+    name = "detection"
+    noun = "detector"
+    doing = "detecting"
+    recipe = Recipe
+    evaluate_options = EvaluateOptions
+    predict_options = PredictOptions
+    batch = 1
+    inputs = ("images", "size")
+    outputs = ("boxes", "scores", "labels", "masks")
+    pads = True
+    size_multiple = PAD_MULTIPLE
+    compared_images = 10
+    other_sizes = "Export without --image-size for images of any size."
+    pipeline_tag = "object-detection"
+    counting = "Detectors are counted with 1000 boxes and 100 masks, without RoIAlign and suppression (Table 3)."
+    default_out = "predictions"
+
+    # -- models
+
+    def models(self) -> Sequence[str]:
+        from convnext.detection import names
+
+        return list(names.SIZES)
+
+    def build(self, name: str, **options: Any) -> nn.Module:
+        from convnext.detection import detector  # torchvision takes seconds
+
+        return detector.build(name, **options)
+
+    def identify(self, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        from convnext.detection import names
+
+        return names.identify(tensors)
+
+    def pixels(self, name: str) -> tuple[tuple[int, int], ...]:
+        return ((800, 1280),)
+
+    def macs_forward(self, model: Any, x: Tensor) -> None:
+        model.macs_forward(x)
+
+    def printed(self, name: str, height: int) -> Printed | None:
+        from convnext import paper
+
+        architecture, _, size = name.partition("_convnext_")
+        method = architecture.partition("_mask")[0].removesuffix("_rcnn")
+        row = paper.lookup(paper.TABLE3, backbone=f"convnext_{size}", method=method)
+        return Printed(gmacs=row.gflops, slack=SLACK) if row else None
+
+    # -- data and training
+
+    def open_data(self, recipe: Recipe) -> tuple[CocoImages, CocoImages]:
+        from convnext.detection.coco import open_coco
+
+        if not recipe.data:
+            raise ConvNextError(
+                "This recipe needs images with boxes and masks: give --data with a folder in COCO's layout "
+                "(`annotations/*.json` and the images)."
+            )
+        return open_coco(recipe.data, recipe.val_share, recipe.seed)
+
+    def open_split(self, recipe: Recipe, split: str) -> CocoImages:
+        from convnext.detection.coco import open_coco_split
+
+        if split == "all":
+            return super().open_split(recipe, split)
+        return open_coco_split(recipe.data, "train" if split == "train" else "val", recipe.val_share, recipe.seed)
+
+    def open_foreign(self, recipe: Recipe, loaded: Loaded) -> CocoImages:
+        images = self.open_split(recipe, "val")
+        if list(images.classes) != loaded.classes:
+            raise ConvNextError(
+                f"{recipe.data} has {len(images.classes)} classes ({', '.join(images.classes[:3])}, ..) and the model "
+                f"{len(loaded.classes)} ({', '.join(loaded.classes[:3])}, ..); they must be the same, in the same order."
+            )
+        return images
+
+    def file(self, samples: CocoImages, i: int) -> Path:
+        return samples.folder / samples.name(i)
+
+    def recognises(self, data: str) -> bool:
+        from convnext.detection.coco import is_coco
+
+        return is_coco(data)
+
+    def check_data(self, data: str, recipe: Recipe, out: Path) -> int:
+        from convnext.detection.check_report import report_check
+
+        return report_check(data, recipe, out)
+
+    def engine(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        train: CocoImages,
+        val: CocoImages,
+        world: World,
+        folder: Path,
+        say: Callable[..., None],
+    ) -> DetectionTask:
+        from convnext.detection.task import DetectionTask
+
+        return DetectionTask(recipe, plan, train, val, world, folder, say)
+
+    def geometry(self, recipe: Recipe) -> tuple[str, str]:
+        sides = recipe.augment.short_sides
+        text = f"short side {min(sides)} to {max(sides)} px, {recipe.test_short} in evaluation"
+        return f"{recipe.test_short}", text
+
+    # -- a trained model
+
+    def load(self, module: nn.Module, metadata: Mapping[str, Any], source: str) -> Loaded:
+        from convnext.data.pixels import DensePreprocess
+        from convnext.detection.categories import class_names
+
+        stated = metadata.get("preprocess")
+        standard = Recipe()
+        preprocess = (
+            DensePreprocess.from_dict(stated) if stated else DensePreprocess(standard.test_short, standard.test_long)
+        )
+        k: Any = module.num_classes
+        classes = class_names(metadata.get("classes"), k, source)
+        return Loaded(module, classes, classes, preprocess, source, metadata)
+
+    def resized(self, loaded: Loaded, image_size: int) -> Loaded:
+        if image_size % PAD_MULTIPLE or image_size < 2 * PAD_MULTIPLE:
+            raise ConvNextError(
+                f"--image-size is {image_size}; a detector's is a multiple of {PAD_MULTIPLE}, from {2 * PAD_MULTIPLE}."
+            )
+        return replace(loaded, preprocess=replace(loaded.preprocess, short=image_size, long=image_size))
+
+    def size_text(self, loaded: Loaded) -> str:
+        return f"short side {loaded.preprocess.short} px"
+
+    def predict(
+        self, loaded: Loaded, inputs: Iterable[Input], options: Any, precision: str = "fp32", batch: int | None = None
+    ) -> Iterator[Prediction | Failure]:
+        """One image after the other, each at the size that its shape asks for; `batch` changes nothing."""
+        import torch
+
+        from convnext.data.images import ImageError
+        from convnext.data.pixels import pad_to_multiple
+        from convnext.runtime.precision import autocast
+
+        device = next(loaded.module.parameters()).device
+        predict: Any = loaded.module.predict
+        for number, source in enumerate(inputs):
+            try:
+                image = source.image()
+            except ImageError as error:
+                yield failure(source, str(error))
+                continue
+            x = loaded.preprocess(image)
+            with torch.inference_mode(), autocast(precision, device):
+                (found,) = predict(
+                    pad_to_multiple([x]).to(device),
+                    image_sizes=[tuple(x.shape[-2:])],
+                    output_sizes=[(image.height, image.width)],
+                )
+            if not all(bool(torch.isfinite(found[key]).all()) for key in ("boxes", "scores")):
+                yield failure(source, NOT_FINITE)
+                continue
+            yield self._answer(loaded, source, found, options, number)
+
+    def _answer(self, loaded: Loaded, source: Input, found: dict[str, Tensor], options: Any, number: int) -> Detection:
+        import numpy as np
+
+        from convnext.detection.categories import category_ids
+        from convnext.detection.coco_file import require
+        from convnext.detection.evaluate import to_coco
+        from convnext.detection.results import Detection
+
+        encode = require("pycocotools.mask").encode
+        coco = to_coco(found, number, np.asarray(category_ids(loaded.classes)), encode)
+        arrays = {key: value.cpu().numpy() for key, value in found.items()}
+        parts = (arrays["boxes"], arrays["scores"], arrays["labels"], arrays["masks"])
+        return Detection(source, *parts, coco, loaded.classes, options.threshold, options.masks)
+
+    def collected(self) -> tuple[str, ...]:
+        return (RESULTS,)
+
+    def write(self, answers: Sequence[Prediction | Failure], loaded: Loaded, folder: Path) -> list[Path]:
+        from convnext.detection.results import Detection
+        from convnext.files import replace_text
+
+        found = [{"file_name": a.name, **each} for a in answers if isinstance(a, Detection) for each in a.coco]
+        replace_text(folder / RESULTS, json.dumps(found))
+        return [folder / RESULTS]
+
+    def evaluate(
+        self,
+        models: dict[str, Loaded],
+        samples: CocoImages,
+        data: str,
+        world: World,
+        options: EvaluateOptions,
+        precision: str,
+        batch: int | None = None,
+        workers: int = 0,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Evaluation:
+        from convnext.detection.evaluate import evaluate
+
+        first = next(iter(models.values()))
+        modules = {which: loaded.module for which, loaded in models.items()}
+        results = evaluate(
+            modules,
+            samples,
+            first.preprocess,
+            world,
+            precision,
+            batch or self.batch,
+            workers,
+            progress=progress,
+            reference=not options.fast,
+        )
+        tool = "faster-coco-eval" if options.fast else "pycocotools"
+        return evaluation(models, results, data, precision, len(samples), tool)
+
+    # -- export
+
+    def precisions(self, format: str) -> tuple[str, ...]:
+        return PRECISIONS.get(format, ())
+
+    def axes(self, free: set[str] | None, batch: int, image_size: int | None) -> tuple[int | None, bool]:
+        square = image_size is not None
+        if batch != 1 or free not in (None, set() if square else {"size"}):
+            raise ConvNextError(
+                "A detector is exported for one image a call, of any size, or with --image-size for one that is padded to a "
+                "square of that side: leave out --dynamic and --batch."
+            )
+        return 1, not square
+
+    def side(self, loaded: Loaded) -> int:
+        return loaded.preprocess.short
+
+    def smallest_side(self, module: nn.Module) -> int:
+        return 3 * PAD_MULTIPLE  # two positions of the coarsest level
+
+    def graph(self, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+        from convnext.detection.graph import DetectorGraph
+        from convnext.task.graph import folded_around
+
+        plain: Any = folded_around(module)
+        return DetectorGraph(plain).eval()
+
+    def finished(self, program: ExportedProgram) -> ExportedProgram:
+        """Without torchvision's assertion that suppression leaves at least two boxes."""
+        import torch
+
+        for node in list(program.graph.nodes):
+            if node.target is torch.ops.aten._assert_scalar.default:
+                program.graph.erase_node(node)
+        return program
+
+    def exported(self, file: Path, metadata: Metadata, run: Callable[..., Sequence[Tensor]]) -> Exported:
+        from convnext.detection.exported import ExportedDetector
+
+        return ExportedDetector(file, metadata, run, self.other_sizes)
+
+    def views(self, loaded: Loaded, metadata: Metadata) -> list[Callable[[Image], Tensor]]:
+        return [loaded.preprocess]
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """99.5 % of the objects that either finds, scores within 1e-3; 90 % in precisions below fp32."""
+        from convnext.task.compare import Tolerance
+
+        return Tolerance(1e-3, 99.5) if precision == "fp32" else Tolerance(None, 90.0)
+
+    def compare(
+        self,
+        loaded: Loaded,
+        exported: Exported,
+        names: Sequence[str],
+        views: Sequence[Callable[[int], Tensor]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Compared:
+        from convnext.detection.compare import compare_detectors
+
+        size = exported.metadata.size
+        multiple = size[0] if size else PAD_MULTIPLE
+        return compare_detectors(loaded.module, exported, names, views[0], loaded.classes, multiple, progress)
+
+
+def evaluation(
+    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, images: int, tool: str
+) -> Evaluation:
+    """The results of the weights in `models` as tables and JSON, with the detections of each in a file."""
+    from convnext.task.results import SHOWN, Evaluation, Table, worst_first
+
+    metrics = {which: result.metrics() for which, result in results.items()}
+    rows = [
+        (which, kind, *(f"{values[f'{kind}_ap{area}']:.2f}" for area in AREAS))
+        for which, values in metrics.items()
+        for kind in ("box", "mask")
+        if f"{kind}_ap" in values
+    ]
+    columns = ("weights", "of", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
+    tables = [Table(columns, rows, f"{images:,} images of {data}, {tool}", left=2)]
+    first = next(iter(results))
+    seen = [row for row in results[first].per_class if row["objects"]]
+    if len(seen) > 1:
+        worst = sorted(seen, key=lambda row: row["box_ap"])[:SHOWN]
+        rows = [
+            (row["name"], row["objects"], *(f"{row[k]:.1f}" for k in ("box_ap", "mask_ap") if k in row))
+            for row in worst
+        ]
+        columns = ("class", "objects", "box AP", "mask AP")[: len(rows[0])]
+        tables.append(Table(columns, rows, worst_first(first, len(worst), len(seen))))
+    details = {"per_class": {which: result.per_class for which, result in results.items()}}
+    files: dict[str, Callable[[Path], object]] = {
+        f"detections-{which}.json": partial(_write_detections, result) for which, result in results.items()
+    }
+    return Evaluation(data, images, metrics, "box_ap", precision, tables, details, files)
+
+
+def _write_detections(result: Result, path: Path) -> Path:
+    return result.write_json(path)
+
+
+SPEC = DetectionSpec()

@@ -1,0 +1,1 @@
+"""The engine: trains ready objects and knows no model, dataset or task by name."""

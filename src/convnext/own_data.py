@@ -1,0 +1,80 @@
+"""The images that an evaluation means: a model's own data means its held-out part, wherever it is named from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from convnext import tasks
+from convnext.errors import ConvNextError
+from convnext.task.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images to evaluate on: in words, and how many of them the model was trained on (None where unknown)."""
+
+    samples: Any
+    words: str
+    trained_on: int | None
+
+
+def choose_images(opened: tasks.Opened, data: str | None, split: str | None, options: dict[str, Any]) -> Chosen:
+    """The images that `evaluate` means; arguments and errors as there.
+
+    The model's own data is recognised by its path, or by its content where it has moved.
+    """
+    spec, own = opened.spec, opened.data_recipe
+    if data is None and (own is None or not own.data):
+        raise ConvNextError(
+            "Give the labelled images to evaluate on: --data with a folder or files as for `train`, or a dataset's name."
+        )
+    overrides = {key: value for key, value in options.items() if value is not None and hasattr(spec.recipe, key)}
+    asked = replace(own or spec.recipe(), **({"data": data} if data else {}), **overrides)
+    if own and own.data and (data is None or is_own_data(opened, own, asked)):
+        split = split or "val"
+        samples = spec.open_split(asked, split)
+        where = {"val": "held out", "train": "trained on", "all": "held out and trained on"}[split]
+        counts = {"val": 0, "train": len(samples)}
+        trained_on = counts[split] if split in counts else len(spec.open_split(asked, "train"))
+        return Chosen(samples, f"{asked.data} ({where}{'' if split == 'val' else f': {trained_on:,}'})", trained_on)
+    if split is not None:
+        samples = spec.open_split(asked, split)
+    else:
+        samples = spec.open_foreign(asked, opened.loaded)
+    overlap = overlapping(spec, own, samples)
+    known = "" if not overlap else f" ({overlap:,} of them trained on)"
+    return Chosen(samples, f"{asked.data}{known}", overlap)
+
+
+def is_own_data(opened: tasks.Opened, own: Any, asked: Any) -> bool:
+    """True if the data that is asked for is what the model was trained on, by path or by content."""
+    if same_path(own.data, asked.data):
+        return True
+    told = opened.loaded.metadata.get("split")
+    if not isinstance(told, dict) or not told.get("fingerprint") or not Path(asked.data).expanduser().is_dir():
+        return False
+    try:
+        train, _ = opened.spec.open_data(asked)
+    except ConvNextError:  # not laid out for training; whoever opens it for evaluation says what is wrong
+        return False
+    return opened.spec.fingerprint(train) == told["fingerprint"]
+
+
+def same_path(one: str, other: str) -> bool:
+    """True if two names of data are the same, as words or as folders."""
+    a, b = Path(one).expanduser(), Path(other).expanduser()
+    return one == other or (a.exists() and b.exists() and a.resolve() == b.resolve())
+
+
+def overlapping(spec: TaskSpec, own: Any, samples: Any) -> int | None:
+    """How many of the images are files that the model was trained on; None where that cannot be told."""
+    if own is None or not own.data:
+        return None
+    try:
+        train, _ = spec.open_data(own)
+    except ConvNextError:  # gone, or moved
+        return None
+    seen = {file.resolve() for i in range(len(train)) if (file := spec.file(train, i))}
+    return sum((file := spec.file(samples, i)) is not None and file.resolve() in seen for i in range(len(samples)))

@@ -1,0 +1,48 @@
+"""Failures of other processes, in words: a data loading process or another process of the run was killed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from convnext.errors import ConvNextError
+from convnext.runtime.world import World
+
+CONTINUE = "Give the same command to continue from the last checkpoint."
+_OF_THE_GROUP = ("closed by peer", "reset by peer", "gloo", "NCCL", "Connection refused", "Broken pipe")
+
+
+@contextmanager
+def explained(world: World) -> Iterator[None]:
+    """Turn the errors that follow the death of another process into one paragraph.
+
+    Raises:
+        ConvNextError: in the first of the processes that are left; the others exit with code 2 and say nothing.
+    """
+    try:
+        yield
+    except (RuntimeError, EOFError, OSError) as error:
+        message = _explanation(error, world)
+        if message is None:
+            raise
+        if not world.is_first("failure"):
+            raise SystemExit(2) from error
+        raise ConvNextError(message) from error
+
+
+def _explanation(error: Exception, world: World) -> str | None:
+    text = str(error)
+    if "DataLoader worker" in text and "Bus error" in text:
+        return (
+            "A data loading process ran out of shared memory (/dev/shm). Give the container more of it, or use fewer "
+            f"processes with --runtime.workers; 0 loads in the main process. {CONTINUE}"
+        )
+    # a dead worker is met as a failed connection too, which unlike an unreadable file has no name
+    unnamed = isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not getattr(error, "filename", None)
+    if ("DataLoader worker" in text and ("killed" in text or "exited" in text)) or (unnamed and world.size == 1):
+        return (
+            "A data loading process was killed, probably for memory: use fewer with --runtime.workers, or a smaller "
+            f"--device-batch. {CONTINUE}"
+        )
+    if world.size > 1 and (unnamed or any(words in text for words in _OF_THE_GROUP)):
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        return f"Another of the run's {world.size} processes was killed or has failed ({first}). {CONTINUE}"
+    return None

@@ -1,0 +1,317 @@
+"""Semantic segmentation: the place that knows model, data and engine together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from convnext.errors import ConvNextError
+from convnext.recipes.ranges import SHARE, ranged
+from convnext.recipes.schema import Segmentation as Recipe
+from convnext.task.spec import Loaded, Printed, TaskSpec, failure
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from convnext.recipes.plan import Plan
+    from convnext.runtime.world import World
+    from convnext.segmentation.masks import MaskImages
+    from convnext.segmentation.miou import Result
+    from convnext.segmentation.task import SegmentationTask
+    from convnext.task.compare import Tolerance
+    from convnext.task.exported import Metadata
+    from convnext.task.inputs import Input
+    from convnext.task.results import Evaluation, Failure, Prediction
+
+SLACK = 0.002  # by which counted MACs differ from Table 4
+Mode = Literal["slide", "whole", "multi-scale"]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Segmenters."""
+
+    mode: Mode = "slide"
+    """slide: windows over the image (Table 7); whole: all of it at once; multi-scale: six scales and their mirror images
+    (Table 4)."""
+    reduce_zero_label: bool | None = None
+    """True if label 0 means "no label" and the others count from 1; None: as in the run, or by the data's layout."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Segmenters."""
+
+    mode: Mode = "slide"
+    """As for `evaluate`."""
+    alpha: float = ranged(0.6, **SHARE)
+    """Strength of the colours in the overlay, 0 to 1."""
+
+
+class SegmentationSpec(TaskSpec):
+    """Images with a label for each pixel."""
+
+    name = "segmentation"
+    noun = "segmenter"
+    doing = "segmenting"
+    recipe = Recipe
+    evaluate_options = EvaluateOptions
+    predict_options = PredictOptions
+    batch = 1
+    pads = True
+    other_sizes = "Larger images are cut into windows of that size first."
+    pipeline_tag = "image-segmentation"
+    counting = "Segmenters are counted without the auxiliary head, which is in the parameters (Table 4)."
+    default_out = "predictions"
+
+    # -- models
+
+    def models(self) -> Sequence[str]:
+        from convnext.segmentation import names
+
+        return list(names.SIZES)
+
+    def build(self, name: str, **options: Any) -> nn.Module:
+        from convnext.segmentation import segmenter
+
+        return segmenter.build(name, **options)
+
+    def identify(self, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        from convnext.segmentation import names
+
+        return names.identify(tensors)
+
+    def pixels(self, name: str) -> tuple[tuple[int, int], ...]:
+        return ((512, 2048), (640, 2560))
+
+    def printed(self, name: str, height: int) -> Printed | None:
+        from convnext import paper
+
+        row = paper.lookup(paper.TABLE4, backbone=name.removeprefix("upernet_"), crop=height)
+        return Printed(gmacs=row.gflops, slack=SLACK) if row else None
+
+    # -- data and training
+
+    def open_data(self, recipe: Recipe) -> tuple[MaskImages, MaskImages]:
+        from convnext.segmentation.masks import open_masks
+
+        if not recipe.data:
+            raise ConvNextError(
+                "This recipe needs images with a label for each pixel: give --data with a folder in ADE20K's layout, or one "
+                "with `images` and `masks` (label PNGs of the same names) and a `classes.txt`."
+            )
+        return open_masks(recipe.data, recipe.val_share, recipe.seed, recipe.reduce_zero_label)
+
+    def open_split(self, recipe: Recipe, split: str) -> MaskImages:
+        from convnext.segmentation.masks import open_masks_split
+
+        if split == "all":
+            return super().open_split(recipe, split)
+        part = "train" if split == "train" else "val"
+        return open_masks_split(recipe.data, part, recipe.val_share, recipe.seed, recipe.reduce_zero_label)
+
+    def open_foreign(self, recipe: Recipe, loaded: Loaded) -> MaskImages:
+        images = self.open_split(recipe, "val")
+        if len(images.classes) != len(loaded.classes):
+            raise ConvNextError(
+                f"{recipe.data} has {len(images.classes)} classes and the model {len(loaded.classes)}: it cannot be evaluated "
+                "on them. Give data with the model's classes, or --reduce-zero-label if the labels count from 1."
+            )
+        return images
+
+    def file(self, samples: MaskImages, i: int) -> Path:
+        return samples.sources(i)[0]
+
+    def recognises(self, data: str) -> bool:
+        from convnext.segmentation.layout import is_masks
+
+        return is_masks(data)
+
+    def check_data(self, data: str, recipe: Recipe, out: Path) -> int:
+        from convnext.segmentation.check_report import report_check
+
+        return report_check(data, recipe, out)
+
+    def engine(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        train: MaskImages,
+        val: MaskImages,
+        world: World,
+        folder: Path,
+        say: Callable[..., None],
+    ) -> SegmentationTask:
+        from convnext.segmentation.task import SegmentationTask
+
+        return SegmentationTask(recipe, plan, train, val, world, folder, say)
+
+    def geometry(self, recipe: Recipe) -> tuple[str, str]:
+        augment = recipe.augment
+        return f"{augment.crop}", f"short side {augment.short} px, crops of {augment.crop}"
+
+    # -- a trained model
+
+    def load(self, module: nn.Module, metadata: Mapping[str, Any], source: str) -> Loaded:
+        from convnext.data.pixels import DensePreprocess
+        from convnext.segmentation.ade20k import ADE20K_CLASSES
+
+        stated, standard = metadata.get("preprocess"), Recipe().augment
+        preprocess = (
+            DensePreprocess.from_dict(stated)
+            if stated
+            else DensePreprocess(standard.short, standard.long, crop=standard.crop)
+        )
+        classes = metadata.get("classes")
+        k: Any = module.num_classes
+        if classes and len(classes) != k:
+            raise ConvNextError(
+                f"{source} names {len(classes)} classes, and its model has {k}. The file is damaged or was put together from "
+                "two: get it again from where it was trained."
+            )
+        if not classes:
+            classes = ADE20K_CLASSES if k == len(ADE20K_CLASSES) else [str(i) for i in range(k)]
+        return Loaded(module, list(classes), list(classes), preprocess, source, metadata)
+
+    def resized(self, loaded: Loaded, image_size: int) -> Loaded:
+        raise ConvNextError("--image-size is not for segmenters: they are used and exported for their own windows.")
+
+    def size_text(self, loaded: Loaded) -> str:
+        return f"short side {loaded.preprocess.short} px"
+
+    def predict(
+        self, loaded: Loaded, inputs: Iterable[Input], options: Any, precision: str = "fp32", batch: int | None = None
+    ) -> Iterator[Prediction | Failure]:
+        """One image after the other, each at its own size; `batch` changes nothing."""
+        from convnext.data.images import ImageError
+        from convnext.segmentation.results import Segmentation
+        from convnext.segmentation.sliding import predict_labels
+
+        self._check_mode(loaded, options.mode)
+        for source in inputs:
+            try:
+                image = source.image()
+            except ImageError as error:
+                yield failure(source, str(error))
+                continue
+            labels = predict_labels(
+                loaded.module,
+                image,
+                loaded.preprocess,
+                options.mode,
+                crop=loaded.preprocess.crop,
+                precision=precision,
+            )
+            yield Segmentation(source, labels.cpu().numpy(), loaded.classes, options.alpha)
+
+    def _check_mode(self, loaded: Loaded, mode: str) -> None:
+        from convnext.task.exported import Exported
+
+        if isinstance(loaded.module, Exported) and mode != "slide":
+            raise ConvNextError(
+                f"{loaded.source} is exported for windows of one size, so its --mode is slide, not {mode}."
+            )
+
+    def evaluate(
+        self,
+        models: dict[str, Loaded],
+        samples: MaskImages,
+        data: str,
+        world: World,
+        options: EvaluateOptions,
+        precision: str,
+        batch: int | None = None,
+        workers: int = 0,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Evaluation:
+        from convnext.segmentation.miou import evaluate
+
+        first = next(iter(models.values()))
+        self._check_mode(first, options.mode)
+        results = evaluate(
+            {which: loaded.module for which, loaded in models.items()},
+            samples,
+            first.preprocess,
+            world,
+            precision,
+            options.mode,
+            progress=progress,
+            crop=first.preprocess.crop,
+        )
+        return evaluation(models, results, data, precision, len(samples), options.mode)
+
+    # -- export
+
+    def axes(self, free: set[str] | None, batch: int, image_size: int | None) -> tuple[int | None, bool]:
+        if free and "size" in free:
+            raise ConvNextError("A segmenter is exported for windows of one size: give --dynamic batch or none.")
+        return super().axes(free, batch, image_size)
+
+    def side(self, loaded: Loaded) -> int:
+        return loaded.preprocess.crop or loaded.preprocess.short
+
+    def graph(self, module: nn.Module, dtype: torch.dtype) -> nn.Module:
+        """Without the auxiliary head, which only training uses."""
+        from convnext.task.graph import Graph, folded_around
+
+        plain: Any = folded_around(module)
+        plain.auxiliary_head = None
+        return Graph(plain.to(dtype), dtype).eval()
+
+    def views(self, loaded: Loaded, metadata: Metadata) -> list[Callable[[Image], Tensor]]:
+        """The middle of the scaled image, at the size of a window."""
+        pre = loaded.preprocess
+        height, width = metadata.size or (pre.short, pre.short)
+
+        def window(image: Image) -> Tensor:
+            x = pre(image)
+            top, left = (max(side - crop, 0) // 2 for side, crop in zip(x.shape[1:], (height, width), strict=True))
+            x = x[:, top : top + height, left : left + width]
+            whole = x.new_zeros(len(x), height, width)
+            whole[:, : x.shape[1], : x.shape[2]] = x
+            return whole
+
+        return [window]
+
+    def tolerance(self, precision: str) -> Tolerance:
+        """99.9 % of the pixels in fp32: at a border two classes can be as good as equal."""
+        from convnext.task.compare import Tolerance
+
+        return Tolerance(1e-4, 99.9) if precision == "fp32" else Tolerance(None, 99.0)
+
+
+def evaluation(
+    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, images: int, mode: str
+) -> Evaluation:
+    """The results of the weights in `models` as tables and JSON."""
+    import numpy as np
+
+    from convnext.task.results import SHOWN, Evaluation, Table, worst_first
+
+    metrics = {which: result.metrics() for which, result in results.items()}
+    rows = [
+        (which, Path(models[which].source).name, *(f"{values[key]:.2f}" for key in ("miou", "macc", "aacc")))
+        for which, values in metrics.items()
+    ]
+    columns = ("weights", "file", "mIoU %", "class accuracy %", "pixel accuracy %")
+    tables = [Table(columns, rows, f"{images:,} images of {data}, {mode}", left=2)]
+    first = next(iter(results))
+    names, result = models[first].classes, results[first]
+    seen = np.flatnonzero(~np.isnan(result.iou))
+    if len(seen) > 1:
+        worst = seen[np.argsort(result.iou[seen])][:SHOWN]
+        rows = [(names[i], f"{result.confusion[i].sum():,}", f"{result.iou[i]:.2f}") for i in worst]
+        tables.append(Table(("class", "pixels", "IoU %"), rows, worst_first(first, len(worst), len(seen))))
+    per_class = {
+        which: {names[i]: {"iou": float(r.iou[i]), "pixels": int(r.confusion[i].sum())} for i in seen}
+        for which, r in results.items()
+    }
+    details = {"mode": mode, "per_class": per_class}
+    return Evaluation(data, images, metrics, "miou", precision, tables, details)
+
+
+SPEC = SegmentationSpec()

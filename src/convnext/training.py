@@ -1,0 +1,257 @@
+"""`convnext.train`: a run from its recipe to its summary, for the command line and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from convnext import recipes
+from convnext.errors import ConvNextError, nearest
+
+if TYPE_CHECKING:
+    from convnext.console import Out
+    from convnext.engine.loop import State
+    from convnext.recipes.schema import Recipe
+    from convnext.runtime.world import World
+    from convnext.trained import Trained
+
+
+@dataclass(repr=False)
+class TrainingRun:
+    """A run and its folder.
+
+    Attributes:
+        folder: config, metrics, weights, curves, checkpoints.
+        name: of the recipe; `recipe`: with all overrides.
+        finished: False for a dry run.
+    """
+
+    folder: Path
+    name: str
+    recipe: Recipe
+    finished: bool
+
+    @property
+    def records(self) -> list[dict]:
+        """Every record of the metrics: kind ("train" or "eval"), step, epoch, and the metrics of that kind."""
+        from convnext.engine.recorder import read_lines
+        from convnext.runtime.names import METRICS
+
+        return read_lines(self.folder / METRICS)
+
+    @property
+    def best(self) -> dict:
+        """The best evaluation so far: score, weights ("raw" or "ema") and step; empty before the first."""
+        return dict(self._summary().get("best") or {})
+
+    def _summary(self) -> dict:
+        import json
+
+        from convnext.runtime.names import SUMMARY
+
+        file = self.folder / SUMMARY
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def load(self, **options: Any) -> Trained:
+        """The best weights, ready for use; options as for `convnext.load`."""
+        from convnext.trained import load
+
+        return load(self.folder, **options)
+
+    def __str__(self) -> str:
+        best = self.best
+        score = f", best {best['score']:.2f} % ({best['weights']}, step {best['step']})" if best else ""
+        return f"run of {self.name} in {self.folder}{score}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+def train(
+    recipe: str | Recipe = "quickstart",
+    *,
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    on_record: Callable[[dict], None] | None = None,
+    quiet: bool = False,
+    **overrides: Any,
+) -> TrainingRun:
+    """Train a model by a recipe, from the start or from where the run in `out` stopped.
+
+    The same call again continues a run that was stopped or killed, to the same bits as one that was not, and returns a
+    finished run as it is:
+
+        run = convnext.train("small/finetune", data="photos", epochs=10, model={"weights": "convnext_tiny.in22k"})
+        run.load().predict("holiday.jpg")
+
+    Args:
+        recipe: name of a recipe ("small/finetune"; `convnext info recipes` lists them), or a recipe object.
+        out: folder of the run; `runs/RECIPE` if None, numbered where that holds another run.
+        dry_run: show the plan of the run, and write nothing.
+        on_record: a function that receives every record of the metrics as it is written, such as `print`.
+        quiet: print nothing.
+        overrides: fields of the recipe, nested ones as dicts: `image_size=192, optim={"lr": 1e-4}`; `convnext info
+            recipe NAME` shows them all.
+
+    Returns:
+        The run: `run.folder`, `run.best` (score, weights, step), `run.records`, `run.load()`.
+
+    Raises:
+        ConvNextError: an unknown recipe or field, a value out of range, data that cannot be used, a folder that holds
+            another run, or a run that cannot go on (non-finite losses, a full disk); the message says what to do.
+        Stopped: Ctrl-C or SIGTERM came; the state is saved.
+    """
+    from convnext.console import stdout
+
+    name = recipe if isinstance(recipe, str) else f"{recipe.task}/custom"
+    chosen = overridden(recipes.get(recipe) if isinstance(recipe, str) else recipe, overrides)
+    console = stdout()
+    console.quiet = quiet
+    return run_recipe(name, chosen, Path(out) if out else None, dry_run, console, on_record)
+
+
+def overridden(recipe: Any, overrides: Mapping[str, Any], prefix: str = "") -> Any:
+    """A recipe with some of its fields replaced, nested ones by dicts.
+
+    Raises:
+        ConvNextError: there is no such field; the message has the nearest.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    types = get_type_hints(type(recipe))
+    known = [field.name for field in fields(recipe)]
+    changed = {}
+    for key, value in overrides.items():
+        if key not in known:
+            raise ConvNextError(
+                f"The recipe has no field {prefix}{key}.{nearest(key, known)} Its fields: {', '.join(sorted(known))}."
+            )
+        before = getattr(recipe, key)
+        if is_dataclass(before) and isinstance(value, Mapping):
+            changed[key] = overridden(before, value, f"{prefix}{key}.")
+            continue
+        try:
+            changed[key] = value if is_dataclass(value) else TypeAdapter(types[key]).validate_python(value)
+        except ValidationError as error:
+            raise ConvNextError(f"{prefix}{key} cannot be {value!r}: {error.errors()[0]['msg']}.") from None
+    return replace(recipe, **changed)
+
+
+def run_recipe(
+    name: str,
+    recipe: Recipe,
+    out: Path | None,
+    dry_run: bool,
+    console: Out,
+    on_record: Callable[[dict], None] | None = None,
+) -> TrainingRun:
+    """`train` of a complete recipe, printing to `console`; errors as there."""
+    from convnext.runtime import world as processes
+
+    with processes.joined(recipe.runtime.device) as world:
+        console.quiet = console.quiet or not world.is_main
+        return _run(name, recipe, out, dry_run, console, on_record, world)
+
+
+def _run(
+    name: str,
+    recipe: Recipe,
+    out: Path | None,
+    dry_run: bool,
+    console: Out,
+    on_record: Callable[[dict], None] | None,
+    world: World,
+) -> TrainingRun:
+    from convnext import tasks
+    from convnext.console import fetched, print_table, table
+    from convnext.engine.loop import Run
+    from convnext.recipes.plan import make_plan
+    from convnext.runtime import run_folder
+    from convnext.runtime.device import describe
+    from convnext.runtime.precision import resolve_precision
+
+    spec = tasks.of_recipe(recipe)
+    train_images, val_images = spec.open_data(recipe)
+    for name in train_images.classes:
+        if not name.isascii() and name.encode("utf-8", "replace").decode("utf-8") != name:
+            raise ConvNextError(
+                f"The class {name!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
+            )
+    if Path(recipe.data).expanduser().is_dir():  # so that the run can be evaluated from anywhere
+        recipe = replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
+    plan = make_plan(recipe, len(train_images), world.size)
+    if recipe.model.weights:
+        world.on_main(lambda: fetched(str(recipe.model.weights)))  # once, and with a bar
+    folder = world.on_main(lambda: out or run_folder.choose_folder(name, recipe))
+    size = spec.geometry(recipe)[1]
+    rows = [
+        ("recipe", f"{name} ({recipe.source})"),
+        ("model", ", ".join(filter(None, (recipe.model.name, f"{len(train_images.classes)} classes", size)))),
+        ("data", f"{recipe.data}: {len(train_images):,} to train on, {len(val_images):,} held out"),
+        ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
+        *plan.rows()[1:],
+        ("folder", folder),
+    ]
+    print_table(console, table(("", ""), rows, left=2))
+    warnings = plan.warnings()
+    if recipe.optim.layer_decay is not None and not recipe.model.weights:
+        warnings.append(
+            "This recipe is for fine-tuning, and the model starts from random weights: give --model.weights with a "
+            "checkpoint or a released one, such as convnext_tiny.in22k."
+        )
+    for warning in warnings:
+        console.print(warning, style="yellow")
+    if dry_run:
+        return TrainingRun(folder, name, recipe, finished=False)
+    world.on_main(lambda: _check_validation(val_images, console))
+    if world.on_main(lambda: run_folder.claim(folder, name, recipe)) == "finished":
+        console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
+        return TrainingRun(folder, name, recipe, finished=True)
+    task = spec.engine(recipe, plan, train_images, val_images, world, folder, console.print)
+    state = Run(task, recipe, plan, folder, world, console, on_record).fit()
+    if world.is_main:
+        _finish(folder, state, task.columns, console)
+    return TrainingRun(folder, name, recipe, finished=True)
+
+
+def _check_validation(images: Any, console: Out) -> None:
+    """Raise the first problem that evaluation would meet, before a step is trained: an hour later would be late to hear."""
+    from convnext.console import progress_bar
+    from convnext.data.readable import check_readable
+
+    with progress_bar("checking the validation images", not console.quiet) as progress:
+        if problem := check_readable(images, progress=progress):
+            raise problem
+
+
+def _finish(folder: Path, state: State, columns: tuple[tuple[str, str, int], ...], console: Out) -> None:
+    """Write the summary and the curves; print both and the next commands."""
+    from convnext.console import print_table, table
+    from convnext.engine.recorder import read_lines
+    from convnext.files import replace_text, to_json
+    from convnext.report.curves import draw_curves
+    from convnext.runtime.names import CURVES, METRICS, RUN_FILES, SUMMARY
+
+    last = [record for record in read_lines(folder / METRICS) if record["kind"] == "eval"][-1]
+    summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
+    replace_text(folder / SUMMARY, to_json(summary, indent=2) + "\n")
+    draw_curves(folder)
+    labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
+    rows = [
+        (text, RUN_FILES[label], *(f"{last[f'{label}/{metric}']:.{digits}f}" for metric, _, digits in columns))
+        for label, text in labels.items()
+        if f"{label}/{columns[0][0]}" in last
+    ]
+    print_table(console, table(("on the held-out images", "file", *(title for _, title, _ in columns)), rows, left=2))
+    if best := state.best:
+        console.print(
+            f"Best: {columns[0][1].removesuffix(' %')} {best['score']:.{columns[0][2]}f} ({labels[best['weights']]}, step "
+            f"{best['step']}) in {RUN_FILES['best']}. Curves: {folder / CURVES}"
+        )
+    else:
+        console.print(f"No weights are the best: none gave finite numbers. Curves: {folder / CURVES}")
+    console.print(
+        f"Next: convnext predict {folder} IMAGES...   convnext evaluate {folder}   convnext report curves {folder}"
+    )

@@ -1,0 +1,133 @@
+"""Each script of benchmarks/ on a few small images, for a few steps; `tables.py` is in tests/test_structure.py."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from convnext.benchmark import ceilings, memory
+from convnext.data.shapes import write_shapes, write_shapes_semantic
+from pictures import draw_classes
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script: str, out: Path, *argv: str) -> dict:
+    """Run a script within this process; returns the JSON that it wrote."""
+    load(script)["main"]([*argv, "--out", str(out)])
+    return json.loads(out.read_text())
+
+
+def load(script: str) -> dict:
+    return runpy.run_path(str(SCRIPTS / f"{script}.py"))
+
+
+@pytest.fixture(scope="module")
+def coco_mini(tmp_path_factory):
+    """Drawn shapes in the layout of coco-mini: boxes and masks of instances, and a label PNG for each photo."""
+    folder = tmp_path_factory.mktemp("coco-mini")
+    write_shapes(folder, images=6, val_images=1, size=64)
+    write_shapes_semantic(folder / "ade", images=6, val_images=1, size=64)
+    annotations = json.loads((folder / "annotations/instances_train.json").read_text())
+    (folder / "train").rename(folder / "train2017")
+    (folder / "annotations/instances_train2017.json").write_text(json.dumps(annotations))
+    masks = folder / "semantic/train2017"
+    masks.mkdir(parents=True)
+    for path in (folder / "ade/annotations/training").iterdir():  # 0 is unlabelled there, 255 here
+        Image.fromarray(np.asarray(Image.open(path)) - np.uint8(1)).save(masks / path.name)
+    names = (folder / "ade/classes.txt").read_text().splitlines()
+    (folder / "semantic/classes.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("segmentation", "miou"), pytest.param("mask_rcnn", "box_ap", marks=pytest.mark.slow)],
+)
+def test_overfit(coco_mini, tmp_path, task, metric):
+    small = ["--photos", "4", "--short", "64", "--length", "2", "--warmup", "1", "--data", str(coco_mini)]
+    result = run("overfit", tmp_path / "overfit.json", task, *small)
+    assert result["steps"] in (2, 4)  # two steps, or two epochs of two steps
+    assert 0 <= result["metrics"][metric] <= 100
+    assert "4 photos" in result["what"]
+
+
+def test_small_scratch_trains_both_sides(tmp_path):
+    draw_classes(tmp_path / "data/train", {"across": 12, "down": 12})
+    draw_classes(tmp_path / "data/val", {"across": 4, "down": 4})
+    small = ["--minutes", "0.001", "--batch", "8", "--trial", "8", "--workers", "0", "--runs", str(tmp_path / "runs")]
+    result = run("small_scratch", tmp_path / "scratch.json", "--data", str(tmp_path / "data"), *small)
+    for side in ("ours", "timm"):
+        assert result["rows"][side]["epochs"] == 1
+        assert result["rows"][side]["images_per_second"] > 0
+        assert set(result["rows"][side]["top1"]) == {"raw", "ema"}
+    assert result["rows"]["ours"]["params"] == result["rows"]["timm"]["params"]
+    assert min(result["trial_images_per_second"].values()) > 0
+
+
+def test_roadmap_trains(tmp_path):
+    for part, count in (("train", 160), ("test", 40)):
+        images = [{"bytes": png(tmp_path, number)} for number in range(count)]
+        labels = pa.array([number * 2 // count for number in range(count)])  # sorted by class
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
+    small = ["--images", "80", "--epochs", "1", "--steps", "inverting", "--width", "0.125"]
+    result = run("roadmap_trains", tmp_path / "roadmap.json", "--cifar", str(tmp_path), *small)
+    assert [row["data"] for row in result["rows"]] == ["digits", "cifar10 slice"]
+    assert all(len(row["top1"]) == 1 and row["skipped_steps"] == 0 for row in result["rows"])
+
+
+def png(folder: Path, number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "one.png")
+    return (folder / "one.png").read_bytes()
+
+
+def test_corruptions_and_their_contact_sheet(tmp_path):
+    draw_classes(tmp_path / "photos", {"across": 1}, size=64)
+    photos, sheet = str(tmp_path / "photos/across"), tmp_path / "sheet.png"
+    script = load("corruptions")
+    script["main"].__globals__["SIDE"] = 48
+    script["main"](["--photos", photos, "--out", str(tmp_path / "c.json"), "--sheet", str(sheet)])
+    result = json.loads((tmp_path / "c.json").read_text())
+    assert len(result["corruptions"]) == 29
+    assert all(row["images_per_second"] > 0 and len(row["ssim"]) == 5 for row in result["corruptions"].values())
+    assert sheet.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_detector_speed(tmp_path):
+    small = ["--rounds", "1", "--size", "64", "96", "--models", "mask_rcnn_convnext_atto"]
+    result = run("detector_speed", tmp_path / "detector.json", *small)
+    assert set(result["rows"]) == {"mask_rcnn_convnext_atto", "torchvision:maskrcnn_resnet50_fpn_v2"}
+    assert all(row["seconds"]["p50"] > 0 and row["gmacs"] > 0 for row in result["rows"].values())
+
+
+def test_compile_kernels(tmp_path):
+    pytest.importorskip("triton")  # comes with PyTorch on Linux only
+    result = run("compile_kernels", tmp_path / "kernels.json", "--match", "^norm_backward_96$", "--arch", "90")
+    assert len(result["kernels"]) > 0
+    assert all(0 < row["sm_90"][0] <= 255 for row in result["kernels"].values())
+
+
+def test_the_gpu_suite_leaves_out_steps_that_do_not_fit_its_time(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        load("gpu_suite")["main"](["--out", str(tmp_path), "--minutes", "0", "--steps", "patchify", "depthwise"])
+    assert stop.value.code == 0
+    steps = json.loads((tmp_path / "suite.json").read_text())["steps"]
+    assert [(step["step"], step["result"]) for step in steps] == [("patchify", "left out"), ("depthwise", "left out")]
+
+
+def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(ceilings, "measure", lambda *_: {"copy_gb_per_second": 1.0, "matmul_tflops": {}})
+    monkeypatch.setattr(memory, "add_cpu_memory", lambda runner: None)
+    measure = load("gpu_suite")["measure_models"]
+    names = measure.__globals__
+    names |= {"DEVICE": "cpu", "BATCH": 1, "SIZES": {"tiny": "convnext_atto"}, "ROUNDS": 1, "SECONDS": 0.001}
+    measure("recompute", "tiny", tmp_path, deadline=float("inf"))
+    (row,) = json.loads((tmp_path / "recompute_tiny.json").read_text())["rows"]
+    assert (row["error"], row["rounds"], row["config"]["mode"]) == (None, 1, "train")

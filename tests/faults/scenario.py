@@ -1,0 +1,76 @@
+"""A scenario: cases that are tried one after the other, counted, and written to results/faults.json.
+
+A case survives if its block ends without an exception. A scenario in which one does not fails at its end, so that the
+figures of all cases are written first.
+"""
+
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from convnext.files import replace_text
+
+
+class Scenario:
+    def __init__(self, name: str, what: str):
+        self.name, self.what = name, what
+        self.tried, self.survived, self.lost = 0, 0, []
+        self.note = ""
+
+    @contextmanager
+    def case(self, label: str) -> Iterator[None]:
+        """One try; whatever it raises is written down."""
+        self.tried += 1
+        try:
+            yield
+            self.survived += 1
+        except Exception:
+            self.lost.append(f"{label}: {traceback.format_exc(limit=-4)[-1500:]}")
+
+
+@contextmanager
+def scenario(name: str, what: str, full: bool) -> Iterator[Scenario]:
+    """Run a scenario; `full`: write its figures to the file that CONVNEXT_FAULTS names, if any."""
+    now, began = Scenario(name, what), time.monotonic()
+    yield now
+    place = os.environ.get("CONVNEXT_FAULTS")
+    if full and place:
+        _write(Path(place), now, time.monotonic() - began)
+    assert now.tried, "nothing was tried"
+    assert now.survived == now.tried, f"{now.survived} of {now.tried} survived:\n" + "\n".join(now.lost[:10])
+
+
+def _write(path: Path, now: Scenario, seconds: float) -> None:
+    import torch
+
+    result = json.loads(path.read_text()) if path.exists() else {"scenarios": {}}
+    result["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"
+    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
+    row = {"what": now.what, "tried": now.tried, "survived": now.survived, "seconds": round(seconds, 1)}
+    row |= {"date": date.today().isoformat()} | ({"note": now.note} if now.note else {})
+    row |= {"lost": [each.splitlines()[0][:200] for each in now.lost[:10]]} if now.lost else {}
+    result["scenarios"][now.name] = row
+    replace_text(path, json.dumps(result, indent=1) + "\n")
+
+
+def sizes(short: int, full: int) -> pytest.MarkDecorator:
+    """Parametrize `tried`: a short form for the default tests, the full one under the marker `faults`."""
+    return pytest.mark.parametrize(
+        "tried",
+        [
+            *([pytest.param(short, id="short")] if short else []),
+            pytest.param(full, id="full", marks=pytest.mark.faults),
+        ],
+    )
+
+
+def is_full(request) -> bool:
+    return request.node.get_closest_marker("faults") is not None
