@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from convnext.layout import Table, shortened
 
 
 def clean(text: object) -> str:
@@ -45,57 +45,56 @@ def stderr() -> Out:
     return Out(file=sys.stderr, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, left: int = 1) -> Table:
-    """A plain table whose first `left` columns are text and whose others are numbers."""
-    made = Table(
-        title=None if title is None else Text(clean(title)),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        show_header=any(columns),
-    )
-    for i, column in enumerate(columns):
-        made.add_column(Text(clean(column)), justify="left" if i < left else "right", overflow="fold", no_wrap=i < left)
-    for row in rows:
-        made.add_row(*(Text("" if cell is None else clean(cell)) for cell in row))
-    return made
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    left: int = 1,
+    spare: Sequence[str] = (),
+) -> Table:
+    """A plain table whose first `left` columns are text and whose others are numbers; `spare` columns go first where the
+    terminal is narrow, the one of least value first."""
+    cleaned = [["" if cell is None else clean(cell) for cell in row] for row in rows]
+    return Table([clean(column) for column in columns], cleaned, clean(title or ""), left, spare)
 
 
 def print_table(console: Console, made: Table) -> None:
-    """Print a table at its own width where the output is not a terminal, so that nothing is cut."""
+    """Print a table as wide as the terminal, or at its own width where the output is none, so that nothing is cut."""
     if console.quiet:
         return
-    if not console.is_terminal:
-        console = Out(file=console.file, width=10_000, highlight=False)
-    console.print(made)
+    head, body, note = made.lines(console.width if console.is_terminal else None)
+    for line, style in [(made.title, "bold"), *((line, "bold") for line in head), *((line, "") for line in body)]:
+        if line or style == "":
+            console.print(line, style=style, soft_wrap=True)
+    if note:
+        console.print(note, style="dim", soft_wrap=True)
 
 
 @contextmanager
 def progress_bar(label: str, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal's stderr; yields a function that takes (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     err = stderr()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as bar:
-        item = bar.add_task(clean(label), total=None)
+    with bar_of(label, err, shown) as (bar, item):
         yield lambda done, total: bar.update(item, completed=done, total=total)
 
 
-def fetched(name: str) -> str:
-    """The path of a name of the catalog, downloaded with a progress bar if need be; anything else as it is."""
-    from pathlib import Path
+@contextmanager
+def bar_of(
+    label: str, console: Console, shown: bool, more: Sequence[Any] = (), **fields: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A rich bar with its only task: label, bar, count and time to go, and the columns `more` after the count; the bar
+    gives way where the terminal is narrow."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from convnext.weights import catalog
+    size = bar_width(console)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(size), *(more or [MofNCompleteColumn()]))
+    with Progress(
+        *columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True,
+        disable=not (shown and console.is_terminal),
+    ) as bar:  # fmt: skip
+        yield bar, bar.add_task(shortened(clean(label), max(console.width - size - 30, 10)), total=None, **fields)
 
-    if Path(name).expanduser().exists() or name not in catalog.names():
-        return name
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        item = bar.add_task(name, total=None)
-        return str(catalog.fetch(name, lambda done, total: bar.update(item, completed=done, total=total)))
+def bar_width(console: Console) -> int:
+    """Characters of a bar: ten at 80 columns, forty from 110 on."""
+    return max(min(40, console.width - 70), 10)

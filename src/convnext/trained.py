@@ -268,8 +268,8 @@ def load_weights_of(
 
 def located(name: str) -> str:
     """The path of what a person names: itself, or where the catalog or the Hub has put it, downloaded with a bar."""
-    from convnext.console import fetched
     from convnext.weights import catalog
+    from convnext.weights.fetched import fetched
 
     path = Path(name).expanduser()
     if path.exists() or name in catalog.names() or name.count("/") != 1 or name.startswith((".", "/", "~")):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convnext.engine.loop import State
     from convnext.recipes.schema import Recipe
     from convnext.runtime.world import World
+    from convnext.task.engine import DataTask
     from convnext.trained import Trained
 
 
@@ -165,12 +166,13 @@ def _run(
     world: World,
 ) -> TrainingRun:
     from convnext import tasks
-    from convnext.console import fetched, print_table, table
+    from convnext.console import print_table, table
     from convnext.engine.loop import Run
     from convnext.recipes.plan import make_plan
     from convnext.runtime import run_folder
     from convnext.runtime.device import describe
     from convnext.runtime.precision import resolve_precision
+    from convnext.weights.fetched import fetched
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)
@@ -212,7 +214,7 @@ def _run(
     task = spec.engine(recipe, plan, train_images, val_images, world, folder, console.print)
     state = Run(task, recipe, plan, folder, world, console, on_record).fit()
     if world.is_main:
-        _finish(folder, state, task.columns, console)
+        _finish(folder, state, task, console)
     return TrainingRun(folder, name, recipe, finished=True)
 
 
@@ -226,30 +228,39 @@ def _check_validation(images: Any, console: Out) -> None:
             raise problem
 
 
-def _finish(folder: Path, state: State, columns: tuple[tuple[str, str, int], ...], console: Out) -> None:
+def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
     """Write the summary and the curves; print both and the next commands."""
     from convnext.console import print_table, table
     from convnext.engine.recorder import read_lines
     from convnext.files import replace_text, to_json
     from convnext.report.curves import draw_curves
     from convnext.runtime.names import CURVES, METRICS, RUN_FILES, SUMMARY
+    from convnext.task.results import interval
 
     last = [record for record in read_lines(folder / METRICS) if record["kind"] == "eval"][-1]
     summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
     replace_text(folder / SUMMARY, to_json(summary, indent=2) + "\n")
     draw_curves(folder)
+    columns = [column for column in task.columns if f"raw/{column[0]}" in last]
     labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
     rows = [
         (text, RUN_FILES[label], *(f"{last[f'{label}/{metric}']:.{digits}f}" for metric, _, digits in columns))
         for label, text in labels.items()
         if f"{label}/{columns[0][0]}" in last
     ]
-    print_table(console, table(("on the held-out images", "file", *(title for _, title, _ in columns)), rows, left=2))
+    held_out = len(task.val)
+    header = (f"on {held_out:,} held-out images", "file", *(title for _, title, _ in columns))
+    print_table(console, table(header, rows, left=2))
     if best := state.best:
         console.print(
             f"Best: {columns[0][1].removesuffix(' %')} {best['score']:.{columns[0][2]}f} ({labels[best['weights']]}, step "
             f"{best['step']}) in {RUN_FILES['best']}. Curves: {folder / CURVES}"
         )
+        if task.counted and (between := interval(best["score"], held_out)):
+            console.print(
+                f"It was chosen on the same {held_out:,} images that it is measured on, so it is a little too high; with 95 % "
+                f"confidence it is {between} %."
+            )
     else:
         console.print(f"No weights are the best: none gave finite numbers. Curves: {folder / CURVES}")
     console.print(

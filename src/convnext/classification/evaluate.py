@@ -34,11 +34,12 @@ class Result:
 
     @property
     def top5(self) -> float:
-        """Percent; with fewer than five classes, among all of them."""
+        """Percent."""
         return 100.0 * float(self.correct5.sum() / self.count.sum())
 
     def metrics(self) -> dict[str, float]:
-        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        """Without top-5 of five classes or fewer, which is always right."""
+        return {"loss": self.loss, "top1": self.top1} | ({"top5": self.top5} if len(self.count) > 5 else {})
 
 
 class Tally:

@@ -268,7 +268,8 @@ def evaluation(models: dict[str, Loaded], results: dict[str, Result], data: str,
         )
         for which, r in results.items()
     ]
-    tables = [Table(columns, rows, f"{images:,} images of {data} at {loaded.preprocess.size} px", left=2)]
+    title = f"{images:,} images of {data} at {loaded.preprocess.size} px"
+    tables = [Table(columns, rows, title, left=2, spare=("loss", "file"))]
     seen = [i for i in range(k) if result.count[i]]
     if len(seen) > 1:
         worst = sorted(seen, key=lambda i: result.correct1[i] / result.count[i])[:SHOWN]

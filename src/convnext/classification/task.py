@@ -27,6 +27,7 @@ from convnext.weights.load import load_weights
 class ClassificationTask(DataTask):
     metric = "top1"
     columns = (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("loss", "loss", 4))
+    counted = True
 
     def __init__(
         self,

@@ -7,8 +7,9 @@ from typing import Literal
 import tyro
 
 from convnext.cli.parsing import parse
-from convnext.console import fetched, stdout
+from convnext.console import stdout
 from convnext.errors import ConvNextError
+from convnext.weights.fetched import fetched
 
 DESCRIPTION = """Rewrite a checkpoint for another library. The format of the input is told from its names.
 

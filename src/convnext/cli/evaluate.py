@@ -78,7 +78,7 @@ def run(argv: list[str]) -> int:
             for number, each in enumerate(tables):
                 if number:
                     out.print()
-                print_table(out, table(each.columns, each.rows, each.title, each.left))
+                print_table(out, table(**vars(each)))
             folder = arguments.out or (Path(arguments.model) / "evaluation" if is_run(Path(arguments.model)) else None)
             if folder:
                 out.print(f"Written: {result.save(folder)}")

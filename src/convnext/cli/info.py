@@ -93,7 +93,7 @@ def recipes(argv: list[str]) -> int:
         for name, r in all_recipes.recipes().items()
     ]  # fmt: skip
     columns = ("recipe", "source", "model", "px", "length", "batch", "lr", "drop-path")
-    print_table(stdout(), table(columns, rows, left=3))
+    print_table(stdout(), table(columns, rows, left=3, spare=("model", "drop-path", "lr", "batch", "px", "length")))
     return 0
 
 
@@ -134,7 +134,7 @@ def catalog(argv: list[str]) -> int:
         (entry.name, tasks.of_model(entry.model).name, entry.metrics_text, entry.file)
         for entry in map(released.get, released.names())
     ]
-    print_table(stdout(), table(("name", "task", "published", "file"), rows, left=4))
+    print_table(stdout(), table(("name", "task", "published", "file"), rows, left=4, spare=("file", "task")))
     return 0
 
 

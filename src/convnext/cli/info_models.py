@@ -50,7 +50,7 @@ def models(argv: list[str]) -> int:
     if not rows:
         raise ConvNextError(f"No model matches {pattern!r}.{nearest(pattern, tasks.list_models())}")
     columns = ("model", "px", "params", "paper M", "GMACs", "paper", "act. M") + (("images/s",) if speed else ())
-    print_table(stdout(), table(columns, rows))
+    print_table(stdout(), table(columns, rows, spare=("act. M", "paper M", "paper")))
     marked = any("*" in cell for row in rows for cell in row)
     for note in dict.fromkeys(notes):
         stdout().print(note)
@@ -112,7 +112,7 @@ def peers(argv: list[str]) -> int:
         close = nearest(pattern, [model for model, _ in TIMM])
         raise ConvNextError(f"No peer matches {pattern!r}.{close} `convnext info peers` lists them.")
     columns = ("paper's name", "model", "px", "params M", "paper", "GMACs", "paper", "top-1 1K", "22K -> 1K")
-    print_table(stdout(), table(columns, rows, left=2))
+    print_table(stdout(), table(columns, rows, left=2, spare=("22K -> 1K", "top-1 1K", "paper's name", "paper")))
     stdout().print(
         "Counted on timm's models of these architectures; beside each, the paper's numbers (Tables 1 and 2). * differs by "
         "more than rounding: the paper takes these from the models' own papers. Any of them works in `benchmark --peers`."
@@ -141,7 +141,7 @@ def roadmap(argv: list[str]) -> int:
                 )
             )
         columns = (f"{regime}", "GMACs counted", "printed", "MACs", "params", "paper's top-1 %")
-        print_table(stdout(), table(columns, rows))
+        print_table(stdout(), table(columns, rows, spare=("params", "MACs")))
         for note in (f"* {step.key}: {step.note}" for step in told.steps if step.misprinted):
             stdout().print(note)
         stdout().print()

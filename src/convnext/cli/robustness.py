@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from convnext.cli.parsing import parse
-from convnext.console import clean, print_table, stderr, stdout, table
+from convnext.console import print_table, stderr, stdout, table
 from convnext.errors import ConvNextError
+from convnext.layout import shortened
 from convnext.recipes.ranges import BATCH, WORKERS, ranged
 
 DESCRIPTION = """Accuracy on harder and on corrupted images: the sets of the paper's Table 8, and the same corruptions on
@@ -65,7 +66,7 @@ class Arguments:
     imagenet_c_bar: Path | None = None
     """The folder of its ten corruptions."""
     corrupt: str | None = None
-    """Labelled images, as for `evaluate --data`, to corrupt on the fly. What comes of it is called generated."""
+    """Labelled images to corrupt on the fly, as for `evaluate --data`: a run's own data means its held-out part."""
     corruptions: tuple[str, ...] = ("c", "c-bar")
     """For --corrupt: names, or the groups c (15), c-extra (4), c-bar (10) and all."""
     severities: tuple[int, ...] = ranged((1, 2, 3, 4, 5), at_least=1, at_most=5, nonempty=True)
@@ -98,8 +99,7 @@ def run(argv: list[str]) -> int:
 
 
 def _robustness(arguments: Arguments, world) -> int:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    from convnext.console import bar_of
     from convnext.data.loader import default_workers
     from convnext.robustness.generated import choose, generated_units
     from convnext.robustness.load import load_subject
@@ -123,28 +123,40 @@ def _robustness(arguments: Arguments, world) -> int:
     if world.is_main:
         for sentence in gaps(released):
             err.print(f"{sentence}", style="yellow")
-    tested = []
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not (world.is_main and err.is_terminal)) as bar:
-        whole, part = bar.add_task(""), bar.add_task("")
+    tested, sources = [], {}
+    with bar_of("", err, world.is_main) as (bar, whole):
+        part = bar.add_task("")
         for name in dict.fromkeys(arguments.model):
             subject = load_subject(name, world.device)
             units = list(released)
             if arguments.corrupt is not None:
-                units += generated_units(arguments.corrupt, subject, *chosen, arguments.seed)
+                images, sources[name] = _images(arguments.corrupt, subject)
+                units += generated_units(images, subject, *chosen, arguments.seed)
             number = {unit.key: i for i, unit in enumerate(units)}
 
             def show(key: str, done: int, images: int, number=number, name=name) -> None:
-                bar.update(whole, description=clean(name), completed=number[key], total=len(number))
-                bar.update(part, description=f"  {key}", completed=done, total=images)
+                bar.update(whole, description=shortened(name, 28), completed=number[key], total=len(number))
+                bar.update(part, description=shortened(f"  {key}", 28), completed=done, total=images)
 
             evaluate_units(subject, units, results, world, arguments.batch, workers, precision, show)
             tested.append((subject.name, subject.size, subject.paper_row))
-    return _report(tested, results, out) if world.is_main else 0
+    return _report(tested, sources, results, out) if world.is_main else 0
 
 
-def _report(tested: list[tuple], results, out) -> int:
-    """Print the tables, draw the figure; 1 if a mean was refused."""
+def _images(data: str, subject: Any) -> tuple[Any, str]:
+    """Images to corrupt for a model, and in words which they are: never those that it was trained on, where that is known."""
+    from convnext.classification.open import open_for_evaluation
+    from convnext.trained import choose_images
+
+    if subject.opened is None:
+        images = open_for_evaluation(data, subject.classes, 0.1, 0)
+        return images, f"{len(images):,} images of {data}"
+    chosen = choose_images(subject.opened, data, None, {})
+    return chosen.samples, f"{len(chosen.samples):,} images of {chosen.words}"
+
+
+def _report(tested: list[tuple], sources: dict[str, str], results, out) -> int:
+    """Print the tables, draw the figure; 1 if a mean was refused. `sources`: by model, which images were corrupted."""
     from convnext.report.robustness import TITLES, draw_robustness
 
     summaries = {name: results.summary(name) for name, _, _ in tested}
@@ -162,6 +174,8 @@ def _report(tested: list[tuple], results, out) -> int:
     for part, title in TITLES.items():
         if any(part in summary["errors"] for summary in summaries.values()):
             print_table(out, _by_corruption(part, f"{title}: mean error over severities, %", summaries))
+            for name, words in sources.items() if part == "generated" else ():
+                out.print(f"{name}: {words}")
             out.print()
     sentences = [sentence for summary in summaries.values() for sentence in (*summary["refused"], *summary["notes"])]
     for sentence in dict.fromkeys(sentences):

@@ -2,17 +2,21 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from convnext.console import bar_of, bar_width
 from convnext.errors import ConvNextError
 from convnext.files import read_record, replace_text, to_json
+from convnext.layout import hanging
 from convnext.runtime.names import DETAILS, METRICS, TENSORBOARD
 
-FORMATS = {"loss": ".4f", "lr": ".2e", "grad_norm": ".2f", "images_per_second": ",.0f", "data_wait": ".0%"}
+FORMATS = {"loss": ".4f", "lr": ".2e", "data_wait": ".0%"}
+"""Of metrics of training; others are shown to three digits."""
+VALUE = ("loss", "images_per_second", "data_wait", "skipped", "lr", "grad_norm")
+"""What is shown of a training record; a narrow terminal shows the first of them."""
 NAMES = {"images_per_second": "img/s", "data_wait": "data wait", "grad_norm": "grad"}
 
 
@@ -44,21 +48,14 @@ class Recorder:
         self._excepthook = threading.excepthook
         threading.excepthook = self._quietly
         self._events: SummaryWriter | None = SummaryWriter(str(folder / TENSORBOARD), purge_step=step or None)
-        self._bar = None
+        self._open, self._bar = ExitStack(), None
         if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("epoch {task.fields[epoch]:.1f}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(elapsed_when_finished=False),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("train", total=total_steps, completed=step, epoch=0.0, text="")
-            self._bar.start()
+            from rich.progress import TextColumn
+
+            more = (TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[text]}"))
+            self._bar, self._task = self._open.enter_context(bar_of("epoch 0.0", console, True, more, text=""))
+            self._bar.update(self._task, total=total_steps, completed=step)
+            self._room = console.width - 10 - bar_width(console) - 2 * len(str(total_steps)) - 20
 
     def advance(self, step: int) -> None:
         if self._bar:
@@ -81,26 +78,36 @@ class Recorder:
         shown = {
             name: value
             for name, value in metrics.items()
-            if (name in FORMATS or name == "skipped" if kind == "train" else not name.endswith(DETAILS))
+            if (name in VALUE if kind == "train" else not name.endswith(DETAILS))
         }
-        text = "  ".join(f"{NAMES.get(name, name)} {value:{FORMATS.get(name, '.3f')}}" for name, value in shown.items())
+        texts = {name: f"{NAMES.get(name, name)} {value_text(kind, name, value)}" for name, value in shown.items()}
         if self._bar and kind == "train":
-            self._bar.update(self._task, epoch=epoch, text=text)
+            self._bar.update(self._task, description=f"epoch {epoch:.1f}", text="  ".join(self._fitting(texts)))
         else:
-            ending = "" if eta is None else f"  ETA {duration(eta)}"
-            self.console.print(f"{kind:5}  epoch {epoch:7.2f}  step {step:6d}  {text}{ending}", highlight=False)
+            ending = [] if eta is None else [f"ETA {duration(eta)}"]
+            width = self.console.width if self.console.is_terminal else None
+            start = f"{kind:5}  epoch {epoch:7.2f}  step {step:6d}"
+            self.console.print(hanging(start, [*texts.values(), *ending], width), highlight=False, soft_wrap=True)
         if note:
             self.console.print(note, style="yellow")
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._open.close()
         with suppress(OSError):  # of a full disk, which has been reported
             self._file.close()
         if self._events:
             with suppress(OSError):
                 self._events.close()
         threading.excepthook = self._excepthook
+
+    def _fitting(self, texts: dict[str, str]) -> list[str]:
+        """As many of the texts as there is room for beside the bar, those of most value first, in their order."""
+        chosen, room = set(), self._room
+        for name in sorted(texts, key=lambda name: VALUE.index(name) if name in VALUE else len(VALUE)):
+            if (room := room - len(texts[name]) - 2) < 0:
+                break
+            chosen.add(name)
+        return [text for name, text in texts.items() if name in chosen]
 
     def _write(self, record: dict) -> None:
         try:
@@ -126,6 +133,15 @@ class Recorder:
         """No traceback of the thread that writes the events: the next of them raises its error again."""
         if type(failure.thread).__name__ != "_AsyncWriterThread":
             self._excepthook(failure)
+
+
+def value_text(kind: str, name: str, value: float) -> str:
+    """A metric as it is printed: three decimals in evaluations, three digits of what has no format in training."""
+    if kind == "eval":
+        return f"{value:.3f}"
+    if name in FORMATS:
+        return f"{value:{FORMATS[name]}}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def read_lines(path: Path) -> list[dict]:

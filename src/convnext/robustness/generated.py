@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from convnext.classification.dataset import ImageDataset
-from convnext.classification.open import open_for_evaluation
 from convnext.data.corruptions import ALL, IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES, corrupt
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.subject import Subject
@@ -64,18 +63,14 @@ class Corrupted(ImageDataset):
 
 
 def generated_units(
-    data: str, subject: Subject, corruptions: Sequence[str], severities: Sequence[int], seed: int
+    images: ImageDataset, subject: Subject, corruptions: Sequence[str], severities: Sequence[int], seed: int
 ) -> list[Unit]:
     """The images as they are, then every corruption at every severity.
 
     Args:
-        data: as for `open_for_evaluation`; where it has no validation part, what the model's own run held out.
+        images: labelled for the model; of its own data, the part that it was not trained on.
         corruptions, severities: from `choose`.
-
-    Raises:
-        ConvNextError: as `open_for_evaluation`.
     """
-    images = open_for_evaluation(data, subject.classes, *subject.held_out)
     classes = tuple(images.classes)
     return [
         Unit("generated", None, None, lambda: images, classes, "image"),

@@ -28,7 +28,7 @@ def load_subject(name: str, device: torch.device) -> Subject:
         subject.model.to(device).eval()
         return subject
     opened = tasks.open_trained(name, device=device)
-    classifier, recipe = opened.loaded, opened.data_recipe
+    classifier = opened.loaded
     preprocess = classifier.preprocess
     if not isinstance(preprocess, Preprocess):
         raise ConvNextError(f"{name} is a {opened.spec.noun}; robustness is measured of classifiers.")
@@ -40,7 +40,7 @@ def load_subject(name: str, device: torch.device) -> Subject:
         Normalize(preprocess.mean, preprocess.std),
         preprocess.to_dict(),
         _paper_row(classifier.module, preprocess.size, classifier.source),
-        (recipe.val_share, recipe.seed) if recipe else (0.1, 0),
+        opened,
     )
 
 

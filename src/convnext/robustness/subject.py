@@ -11,6 +11,7 @@ from torchvision import transforms as T
 
 from convnext.paper import Robustness
 from convnext.robustness.units import View
+from convnext.tasks import Opened
 
 IMAGENET_C_SIZE = 224
 """Side in pixels of the images of ImageNet-C and ImageNet-C-bar."""
@@ -28,7 +29,7 @@ class Subject:
         normalize: RGB image -> (3, H, W) float.
         preprocess: both in words, for the results file.
         paper_row: its row of Table 8, if it has one.
-        held_out: share and seed by which the model's own run held out its validation images.
+        opened: of one of ours, the model with what is known of its training data.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Subject:
     normalize: Callable[[Image.Image], Tensor]
     preprocess: dict
     paper_row: Robustness | None = None
-    held_out: tuple[float, int] = (0.1, 0)
+    opened: Opened | None = None
 
     @property
     def size(self) -> int:

@@ -37,9 +37,7 @@ def print_classes(classes: Sequence[str], counts: Sequence[Sequence[int]], title
     ]
     if len(shown) < len(order):
         rows.insert(MANY // 2, ("..", *("" for _ in titles), f"{len(order) - len(shown)} more"))
-    made = table((f"class ({unit})" if unit else "class", *titles, ""), rows)
-    made.columns[-1].justify = "left"
-    print_table(out, made)
+    print_table(out, table((f"class ({unit})" if unit else "class", *titles, ""), rows))
     out.print()
 
 

@@ -34,6 +34,7 @@ class DataTask(ABC):
     Attributes:
         metric: the evaluation metric that "best" is about; higher is better.
         columns: (metric, title, digits) of the table at the end of a run.
+        counted: True if the metric is a share of the images, which has a confidence interval.
         split_fields: fields of the recipe that decide which images are held out; saved with the weights.
         preprocess: preprocessing of an image in evaluation; saved with the weights.
         classes: names in the order of the model's outputs.
@@ -41,6 +42,7 @@ class DataTask(ABC):
 
     metric: ClassVar[str]
     columns: ClassVar[tuple[tuple[str, str, int], ...]]
+    counted: ClassVar[bool] = False
     split_fields: ClassVar[tuple[str, ...]] = ("data", "val_share", "seed")
     collate: Callable[[list], Batch] = staticmethod(collate)
     sort_by: np.ndarray | None = None

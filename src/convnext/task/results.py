@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from convnext.files import replace_text, to_json
+from convnext.layout import Table
 
 SHOWN = 50
 """Classes in a table of the worst."""
@@ -83,28 +84,6 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """JSON values: file and error."""
         return {"file": self.name, "error": self.error}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows for the terminal, a notebook or a page; the first `left` columns are text, the others numbers."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[Sequence[object]]
-    title: str = ""
-    left: int = 1
-
-    def __str__(self) -> str:
-        cells = [[str(column) for column in self.columns], *([str(cell) for cell in row] for row in self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < self.left else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        ]
-        return "\n".join([self.title, *lines] if self.title else lines)
 
 
 @dataclass(repr=False)

@@ -1,0 +1,94 @@
+"""Every screen of the first minutes on a terminal of 80, 100 and 140 columns: nothing cut, nothing broken, nothing wrapped."""
+
+import re
+
+import pytest
+
+from pictures import TINY, draw_classes
+from terminal import on_terminal, widths
+
+RUN = ["train", "quickstart", *TINY]
+
+
+@widths
+def test_lists_are_whole(width):
+    from convnext import recipes
+    from convnext.weights import catalog
+
+    listed = on_terminal(["info", "recipes"], width)
+    assert listed.code == 0
+    assert not listed.too_long()
+    words = set(listed.text.split())
+    assert words >= set(recipes.recipes()), "every name is whole, so that it can be copied"
+    assert width > 80 or "Not shown at 80 columns: model, px, batch, lr, drop-path." in listed.text
+    released = on_terminal(["info", "catalog"], width)
+    assert not released.too_long()
+    assert set(released.text.split()) >= set(catalog.names())
+    assert "miou 46.0, miou_ms 46.7" in released.text
+
+
+@pytest.mark.slow
+def test_counted_numbers_are_whole():
+    counted = on_terminal(["info", "models", "cascade*tiny*"], 80)
+    assert counted.code == 0
+    assert not counted.too_long()
+    assert "cascade_mask_rcnn_convnext_tiny" in counted.text.split()
+    assert re.search(r"\s\d\d,\d{3},\d{3}\s", counted.text)
+    assert re.search(r"\s\d{3}\.\d{3}(\s|$)", counted.text)
+
+
+@widths
+def test_the_table_before_a_run(width, trained, tmp_path):
+    out = tmp_path / "a_folder_with_a_long_name" / "another_folder_with_a_long_name" / "the_run"
+    plan = on_terminal([*RUN, "--dry-run", "--out", str(out)], width)
+    assert plan.code == 0
+    assert not plan.too_long()
+    for label in ("steps per epoch", "total steps", "learning rate", "warm-up", "drop-path"):
+        assert any(line.startswith(f"{label}  ") for line in plan.lines), label
+    assert str(out) in "".join(line.strip() for line in plan.lines).replace("folder" + " " * 11, ""), (
+        "a folder is whole"
+    )
+
+
+def test_a_run_shows_how_long_it_takes(trained, tmp_path):
+    options = ["--epochs", "2", "--total-batch", "128", "--runtime.log-every", "1"]
+    screen = on_terminal([*RUN, *options, "--out", str(tmp_path / "run")], 80)
+    assert screen.code == 0, screen.text
+    assert not screen.too_long()
+    bars = [line for line in screen.lines if line.startswith("epoch ") and "/22" in line]
+    assert bars
+    assert all("ETA" in line for line in bars)
+    assert any(re.search(r"loss \d\.\d{4}", line) and re.search(r"ETA \d:\d\d:\d\d", line) for line in bars), bars
+    evaluations = [i for i, line in enumerate(screen.lines) if line.startswith("eval ")]
+    assert len(evaluations) == 2
+    said = " ".join(screen.lines[evaluations[0] : evaluations[0] + 3])
+    for metric in ("raw/loss", "raw/top1", "ema/loss", "ema/top1"):
+        assert re.search(rf"{metric} \d+\.\d{{3}}", said), "each value beside its name"
+    assert "Best: top-1" in screen.text
+    assert re.search(r"95 % confidence it is\s+\d+\.\d to\s+\d+\.\d %", screen.text.replace("\n", " "))
+
+
+@widths
+def test_the_tables_of_evaluate_and_predict(trained, tmp_path, width):
+    screen = on_terminal(["evaluate", str(trained), "--workers", "0", "--out", str(tmp_path / "e")], width)
+    assert screen.code == 0, screen.text
+    assert not screen.too_long()
+    assert any(line.startswith("best") for line in screen.lines)
+    for metric in ("top1", "top5"):
+        assert re.search(r"\d+\.\d{3}", screen.text), metric
+    deep = tmp_path / "a_folder_of_pictures_with_a_long_name" / "and_a_folder_inside_it"
+    draw_classes(deep, {"across": 2, "down": 1})
+    screen = on_terminal(["predict", str(trained), str(deep)], width)
+    assert screen.code == 0, screen.text
+    assert not screen.too_long()
+    for ending in ("across/0.png", "across/1.png", "down/0.png"):
+        assert any(ending in line and line.endswith(" %") for line in screen.lines), "name and answer on one line"
+
+
+def test_without_colour(trained):
+    plain = on_terminal(["info", "catalog"], NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", plain.raw)
+    warned = on_terminal([*RUN, "--ema.decay", "0.99999", "--dry-run"], NO_COLOR="1")
+    assert "half-life" in warned.text
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", warned.raw)
+    assert not warned.too_long()

@@ -1,0 +1,95 @@
+"""A command on a real terminal (a pseudo-terminal) of a given width, as a person would see it."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+import traceback
+import unicodedata
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+
+import pytest
+
+ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[=>78])")
+
+
+@dataclass
+class Screen:
+    """What a command wrote: its exit code, everything with escapes, and the lines without them.
+
+    A bar that is drawn over and over leaves a line for each time.
+    """
+
+    code: int
+    raw: str
+    width: int
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in re.split(r"[\r\n]+", ESCAPE.sub("", self.raw)) if line.strip()]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def too_long(self) -> list[str]:
+        """Lines that are longer than the terminal is wide: it would break them anywhere."""
+        return [line for line in self.lines if sum(cells(c) for c in line) > self.width]
+
+
+def cells(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def on_terminal(argv: list[str], width: int = 80, **environment: str) -> Screen:
+    """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns."""
+    import_module(f"convnext.cli.{argv[0]}")  # once, and not in every fork
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # a fork of a process with threads: the child uses none of them
+        child, master = pty.fork()
+    if child == 0:
+        code = 70
+        try:
+            sys.stdin, sys.stdout, sys.stderr = (open(i, "rw"[i > 0], encoding="utf-8") for i in range(3))  # noqa: SIM115
+            for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+                os.environ.pop(name, None)
+            os.environ.update({"TERM": "xterm-256color", **environment})
+            os.read(0, 1)  # until the terminal has its size
+            from convnext.cli.main import run
+
+            code = run(argv)
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 2
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    settings = termios.tcgetattr(master)
+    settings[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(master, termios.TCSANOW, settings)
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    os.write(master, b"\n")
+    written = b""
+    while True:
+        try:
+            some = os.read(master, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not some:
+            break
+        written += some
+    os.close(master)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Screen(code, written.decode("utf-8", "replace"), width)
+
+
+widths = pytest.mark.parametrize("width", [80, 100, 140])
