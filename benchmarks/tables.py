@@ -175,7 +175,19 @@ def detector_speed(result: dict) -> str:
     )
 
 
+def faults(result: dict) -> str:
+    rows = [
+        (name, row["what"], row["tried"], row["survived"], row["seconds"]) for name, row in result["scenarios"].items()
+    ]
+    table = markdown(rows, ("scenario", "what is done, and what must hold", "tried", "survived", "seconds"))
+    return (
+        f"{sum(row[2] for row in rows):,} cases, {sum(row[3] for row in rows):,} survived; {result['machine']} shared with other "
+        f"work, torch {result['versions']['torch']} (`python -m tests.faults`, `results/{Path(result['file']).name}`).\n\n{table}"
+    )
+
+
 TABLES = {
+    "faults": faults,
     "cpu_speed": cpu_speed,
     "cpu_speed_sizes": cpu_speed,
     "cpu_openvino": cpu_speed,

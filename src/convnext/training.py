@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from convnext.trained import Trained
 
 
+LOOKED_AT = 20_000
+"""Files whose time is looked at when a run is continued: seconds on a slow file system."""
+
+
 @dataclass(repr=False)
 class TrainingRun:
     """A run and its folder.
@@ -208,7 +212,14 @@ def _run(
     if dry_run:
         return TrainingRun(folder, name, recipe, finished=False)
     world.on_main(lambda: _check_validation(val_images, console))
-    if world.on_main(lambda: run_folder.claim(folder, name, recipe)) == "finished":
+    state = world.on_main(lambda: run_folder.claim(folder, name, recipe))
+    if state == "unfinished" and world.is_main and (changed := changed_files(spec, train_images, folder)):
+        console.print(
+            f"{len(changed):,} training images have changed since the last checkpoint, such as {changed[0]}: the run goes on "
+            "with what they are now, and its result is not that of a run that saw them from the start.",
+            style="yellow",
+        )
+    if state == "finished":
         console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
         return TrainingRun(folder, name, recipe, finished=True)
     task = spec.engine(recipe, plan, train_images, val_images, world, folder, console.print)
@@ -216,6 +227,17 @@ def _run(
     if world.is_main:
         _finish(folder, state, task, console)
     return TrainingRun(folder, name, recipe, finished=True)
+
+
+def changed_files(spec: Any, images: Any, folder: Path) -> list[Path]:
+    """Files of images that are newer than the run's newest checkpoint; of very many, those of `LOOKED_AT` at equal distances."""
+    from convnext.runtime.names import CHECKPOINTS
+
+    saved = [path.stat().st_mtime for path in (folder / CHECKPOINTS).glob("step-*")]
+    if not saved:
+        return []
+    files = (spec.file(images, i) for i in range(0, len(images), -(-len(images) // LOOKED_AT)))
+    return [file for file in files if file and file.exists() and file.stat().st_mtime > max(saved)]
 
 
 def _check_validation(images: Any, console: Out) -> None:

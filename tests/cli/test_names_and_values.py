@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,3 +160,20 @@ def test_a_list_of_unreadable_images_that_a_kill_cut_short(tmp_path):
     log.write_bytes(b'"one"\n"two"\n"thr')
     assert _noted(log) == {"one", "two"}
     assert log.read_text() == '"one"\n"two"\n'
+
+
+def test_images_that_changed_since_the_last_checkpoint_are_counted(tmp_path):
+    from convnext import tasks
+    from convnext.recipes import get
+    from convnext.training import changed_files
+
+    draw_classes(tmp_path / "photos", {"across": 4, "down": 4})
+    spec = tasks.get("classification")
+    images, _ = spec.open_data(replace(get("small/scratch"), data=str(tmp_path / "photos")))
+    assert changed_files(spec, images, tmp_path / "run") == []
+    (tmp_path / "run" / "checkpoints" / "step-00000003").mkdir(parents=True)
+    assert changed_files(spec, images, tmp_path / "run") == []
+    file = spec.file(images, 2)
+    assert file
+    os.utime(file, (2e9, 2e9))
+    assert changed_files(spec, images, tmp_path / "run") == [file]
