@@ -16,7 +16,7 @@ OPTIONS = {
     "reproduce_roadmap_step.py": ["depthwise", "--tiny"],
 }
 SHOWN = {
-    "train_on_a_folder.py": ["runs/example", "<classifier convnext_atto, 3 classes", "disc"],
+    "train_on_a_folder.py": ["run of small/scratch", "<classifier convnext_atto, 3 classes", "disc"],
     "predict_array.py": ["frame 1", "'predictions'"],
     "own_detector.py": ["loss_rpn_box_reg"],
     "reproduce_roadmap_step.py": ["paper, ImageNet-1K: 78.28 %", "this run, digits: "],

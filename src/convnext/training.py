@@ -180,10 +180,10 @@ def _run(
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)
-    for name in train_images.classes:
-        if not name.isascii() and name.encode("utf-8", "replace").decode("utf-8") != name:
+    for label in train_images.classes:
+        if not label.isascii() and label.encode("utf-8", "replace").decode("utf-8") != label:
             raise ConvNextError(
-                f"The class {name!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
+                f"The class {label!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
             )
     if Path(recipe.data).expanduser().is_dir():  # so that the run can be evaluated from anywhere
         recipe = replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
