@@ -1,8 +1,12 @@
 """Batches for training and evaluation, from a dataset, a transform and an order, with or without worker processes."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # registers its own end of process first
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -146,8 +150,24 @@ def _worker_init(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _kill_loaders() -> None:
+    """Kill the loaders that are left when Python ends, which would wait for them: they ignore the SIGTERM that it sends."""
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    if children and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error for each
+    for child in children:
+        child.kill()
+
+
+@cache
+def _end_with_process() -> None:
+    atexit.register(_kill_loaders)  # after that of multiprocessing, so it runs before it
+
+
 def make_loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, collate: Callable) -> DataLoader:
     """Loader of the items of `dataset` in these batches of keys; workers leave SIGINT and SIGTERM to the main process."""
+    if workers:
+        _end_with_process()
     return DataLoader(
         dataset,
         batch_sampler=batches,
