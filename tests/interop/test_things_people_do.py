@@ -567,8 +567,26 @@ def changed(row: str, kind: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("row", CHANGES)
+HEAVY = {"fake_tensors_first", "jit_traced", "saved_whole", "directional", "fx_traced"}
+QUICK = {
+    "nothing",
+    "forward_hook_on_the_norm",
+    "deep_copied",
+    "dual_numbers",
+}  # of the backbone, a classifier without head
+
+
+def cells(rows) -> list:
+    """(row, kind) of every cell, the heavier and the most similar ones marked slow."""
+
+    def slow(row: str, kind: str) -> bool:
+        return (kind == "backbone" and row not in QUICK) or (kind == "roadmap" and row in HEAVY)
+
+    marked = ((row, kind, pytest.mark.slow if slow(row, kind) else ()) for row in rows for kind in KINDS)
+    return [pytest.param(row, kind, marks=marks) for row, kind, marks in marked]
+
+
+@pytest.mark.parametrize(("row", "kind"), cells(CHANGES))
 def test_a_changed_model(row, kind):
     model, x = changed(row, kind), images()
     expected = with_parts(lambda m, x: m(x), model, x)
@@ -590,17 +608,7 @@ def cell_of_change(row, kind, form, model, x, expected) -> str:
     return judge(row, kind, form, compute, expected, tolerance)
 
 
-HEAVY = {"fake_tensors_first", "jit_traced", "saved_whole", "directional", "fx_traced"}
-
-
-@pytest.mark.parametrize(
-    ("row", "kind"),
-    [
-        pytest.param(row, kind, marks=pytest.mark.slow if row in HEAVY and kind in ("backbone", "roadmap") else ())
-        for row in USES
-        for kind in KINDS
-    ],
-)
+@pytest.mark.parametrize(("row", "kind"), cells(USES))
 def test_a_use(row, kind):
     model, x, wrong = make(kind), images(), []
     with backend("reference"), torch.no_grad():
@@ -662,7 +670,7 @@ def triton_cell(name: str) -> str:
     )
 
 
-FEW = ["forward_hook_on_the_conv", "response_normalisation", "dilated", "vectorised"]
+FEW = ["forward_hook_on_the_conv", "response_normalisation"]
 
 
 def test_some_rows_in_the_interpreter():
