@@ -53,7 +53,7 @@ def build(name: str, **given):
     if "pretrained" in given:
         raise ConvNextError(
             'There is no option `pretrained`: use weights="a file or a name of the catalog" of `convnext.create_model`. '
-            "`convnext info weights` lists the catalog."
+            "`convnext info catalog` lists them."
         )
     for option in given:
         if option not in valid:
