@@ -236,6 +236,12 @@ def test_public_names():
     with pytest.raises(AttributeError, match="no attribute"):
         _ = convnext.nonsense
     assert set(convnext.__all__) <= set(dir(convnext))
+    rooms = {path.stem for path in PACKAGE.iterdir()}
+    assert rooms.isdisjoint(convnext.__all__), "importing a module binds its name in the package, over the function"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
 
 
 def test_importing_the_package_is_cheap():
