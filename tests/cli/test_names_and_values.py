@@ -93,6 +93,12 @@ def test_errors_about_names(tmp_path, capsys):
     assert run(["predict", f"{tmp_path}/\x1b[31m[bold]", "x"]) == 2
     assert run(["predict", "x", f"{tmp_path}/\udcff\x07"]) == 2
     assert run(["\x1b[31m[bold]"]) == 2
+    for verb, words in (
+        ("evaluate", ["m", "--weights", "\x1b[31m"]),
+        ("report", ["curves", "x", "--runs", "\x1b[31m"]),
+    ):
+        with pytest.raises(SystemExit):
+            run([verb, *words])
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert "\x07" not in said

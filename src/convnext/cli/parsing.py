@@ -1,12 +1,16 @@
 """From the words of a command to a dataclass: parsing, options that several verbs share, options of every task."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import field, fields, is_dataclass, make_dataclass
+from io import StringIO
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from convnext import tasks
+from convnext.console import clean
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import check_ranges
 from convnext.task.spec import NoOptions
@@ -24,7 +28,14 @@ def parse(kind: type[Arguments], argv: Sequence[str], verb: str, description: st
     Raises:
         ConvNextError: a number is outside the range that its field states, or is not finite.
     """
-    parsed = tyro.cli(kind, args=list(argv), prog=f"convnext {verb}", description=description, **options)
+    said = StringIO()
+    strange = any(clean(word) != word for word in argv)  # the parser shows words as they are
+    try:
+        with redirect_stderr(said) if strange else nullcontext():
+            parsed = tyro.cli(kind, args=list(argv), prog=f"convnext {verb}", description=description, **options)
+    finally:
+        if strange:
+            sys.stderr.write(clean(said.getvalue()))
     for group in filter(is_dataclass, vars(parsed).values()):  # their options have no prefix on the command line
         check_ranges(group)
     check_ranges(parsed)
