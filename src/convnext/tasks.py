@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -102,7 +103,10 @@ def create_model(name: str, weights: str | None = None, new_head: bool = False, 
     from convnext.weights.load import load_model
 
     given = {"build": spec.build, "identify": spec.identify}
-    return load_model(weights, new_head=new_head, **given, name=name, **options)[0]
+    model, checkpoint = load_model(weights, new_head=new_head, **given, name=name, **options)
+    if checkpoint.report.adapted:
+        warnings.warn(checkpoint.report.adapted, stacklevel=2)
+    return model
 
 
 def from_pretrained(folder_or_repo_id: str, **options: Any) -> tuple[nn.Module, Checkpoint]:

@@ -268,17 +268,31 @@ def load_weights_of(
 
 def located(name: str) -> str:
     """The path of what a person names: itself, or where the catalog or the Hub has put it, downloaded with a bar."""
-    from convnext.weights import catalog
-    from convnext.weights.fetched import fetched
+    check_name(name)
+    if Path(name).expanduser().exists() or not _is_of_hub(name):
+        from convnext.weights.fetched import fetched
 
-    path = Path(name).expanduser()
-    if path.exists() or name in catalog.names() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+
         return fetched(name)
-    if path.parent.exists():
-        return name  # a mistyped path, which opening names
     from convnext.weights.hub import pull_from_hub
 
     return str(pull_from_hub(name))
+
+
+def check_name(name: str) -> None:
+    """Raises ConvNextError where there is no file or folder of that name and neither the catalog nor the Hub can have it.
+
+    Nothing slow is imported, so that a typo is answered at once.
+    """
+    from convnext.weights import catalog
+
+    if name not in catalog.names() and not _is_of_hub(name):
+        catalog.resolve(name)
+
+
+def _is_of_hub(name: str) -> bool:
+    """True if this is `owner/name` and no path, not even a mistyped one."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.exists()
 
 
 def chosen_options(kind: type, given: dict[str, Any], what: str) -> Any:

@@ -189,7 +189,7 @@ def _run(
         recipe = replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:
-        world.on_main(lambda: fetched(str(recipe.model.weights)))  # once, and with a bar
+        world.on_main(lambda: _fetch(name, recipe))
     folder = world.on_main(lambda: out or run_folder.choose_folder(name, recipe))
     size = spec.geometry(recipe)[1]
     rows = [
@@ -238,6 +238,20 @@ def changed_files(spec: Any, images: Any, folder: Path) -> list[Path]:
         return []
     files = (spec.file(images, i) for i in range(0, len(images), -(-len(images) // LOOKED_AT)))
     return [file for file in files if file and file.exists() and file.stat().st_mtime > max(saved)]
+
+
+def _fetch(name: str, recipe: Recipe) -> None:
+    """Download the weights to start from, once and with a bar; without them, the message says how to start otherwise."""
+    from convnext.weights.fetched import fetched
+
+    try:
+        fetched(str(recipe.model.weights))
+    except ConvNextError as error:
+        other = [n for n, r in recipes.recipes().items() if n.startswith("small/") and r.task == recipe.task]
+        without = next((n for n in other if not recipes.get(n).model.weights), None) or f"{name} --model.weights None"
+        raise ConvNextError(
+            f"{error} To start from random weights instead: convnext train {without} --data {recipe.data}"
+        ) from error
 
 
 def _check_validation(images: Any, console: Out) -> None:

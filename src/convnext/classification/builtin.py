@@ -1,6 +1,7 @@
 """Datasets by name: scikit-learn's digits, which need no download, and those of torchvision."""
 
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ TORCHVISION_ROOT = "~/.cache/convnext/torchvision"
 
 def open_digits(seed: int) -> tuple[ImageDataset, ImageDataset]:
     """The (train, val) images of scikit-learn's 1,797 handwritten digits, 8x8 grey, 20 % of each digit held out."""
-    from sklearn.datasets import load_digits
-
-    counts, labels = load_digits(return_X_y=True)  # counts of 0..16 written pixels in 4x4 blocks
+    # the file itself: importing scikit-learn takes longer than reading it a hundred times
+    (package,) = find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr]
+    table = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
+    counts, labels = table[:, :-1], table[:, -1]  # counts of 0..16 written pixels in 4x4 blocks
     pixels = np.rint(counts.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     dataset = ArrayDataset("digits", pixels, labels, [str(digit) for digit in range(10)])
     return hold_out(dataset, DIGITS_VAL_SHARE, seed)

@@ -10,6 +10,7 @@ from convnext.classification.builtin import open_digits, open_torchvision
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation, parquet_files
+from convnext.data.find import no_such_data
 from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
 
@@ -131,14 +132,7 @@ def _existing_folder(data: str) -> Path:
         return path.absolute()
     if path.is_file():
         raise ConvNextError(f"The data {data!r} is a file; it must be {_EXPECTED}. Give the folder that holds it.")
-    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
-    missing = path.absolute().relative_to(parent).parts[0]
-    choices = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
-    if parent == Path.cwd():
-        choices += ["digits", "torchvision:CIFAR10"]
-    raise ConvNextError(
-        f"There is no data {data!r}: {parent} has no {missing!r}.{nearest(missing, choices)} It must be {_EXPECTED}."
-    )
+    raise ConvNextError(f"{no_such_data(data)} It must be {_EXPECTED}.")
 
 
 _EXPECTED = "a folder of images or parquet files, digits, or torchvision:NAME"

@@ -64,6 +64,7 @@ class ClassificationTask(DataTask):
             self.say(
                 f"Weights from {recipe.model.weights}"
                 + (": the number of classes differs, so the classifier is new." if report.new_head else ".")
+                + (f" {report.adapted}" if report.adapted else "")
             )
         return model
 

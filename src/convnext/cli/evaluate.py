@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from convnext.cli.parsing import Model, Precision, parse, require_model, task_options, with_task_options
+from convnext.cli.parsing import Model, Precision, check_data, parse, require_model, task_options, with_task_options
 from convnext.console import print_table, progress_bar, stdout, table
 from convnext.recipes.ranges import BATCH, SIDE, WORKERS, ranged
 
@@ -53,6 +53,11 @@ class Evaluate:
 def run(argv: list[str]) -> int:
     require_model(argv, "evaluate")
     arguments: Any = parse(with_task_options(Evaluate, "evaluate_options"), argv, "evaluate", DESCRIPTION)
+
+    from convnext.trained import check_name
+
+    check_name(arguments.model)
+    check_data(arguments.data)
 
     from convnext.runtime import world as processes
     from convnext.runtime.run_folder import is_run

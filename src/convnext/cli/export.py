@@ -53,10 +53,13 @@ def run(argv: list[str]) -> int:
     arguments.options.free_axes()
 
     from convnext.export import formats
-    from convnext.export.run import export_opened
-    from convnext.trained import load
+    from convnext.trained import check_name, load
 
+    check_name(arguments.checkpoint)
     formats.choose(arguments.options.format, arguments.options.precision)
+
+    from convnext.export.run import export_opened
+
     model = load(arguments.checkpoint, device="cpu", precision="auto", weights=arguments.weights, trust=True)
     err, out = stderr(), stdout()
     with progress_bar("comparing") as progress:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from io import StringIO
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
@@ -22,12 +23,41 @@ Images = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
+ELSEWHERE = {
+    "--batch": ("--total-batch",),
+    "--batch-size": ("--batch", "--total-batch"),
+    "--bs": ("--batch", "--total-batch"),
+    "--conf": ("--threshold",),
+    "--img-size": ("--image-size",),
+    "--imgsz": ("--image-size",),
+    "--input-size": ("--image-size",),
+    "--lr": ("--optim.lr",),
+    "--learning-rate": ("--optim.lr",),
+    "--num-workers": ("--workers", "--runtime.workers"),
+    "--output": ("--out",),
+    "--output-dir": ("--out",),
+    "--resume": ("--out",),
+    "--score": ("--threshold",),
+    "--score-thr": ("--threshold",),
+    "--wd": ("--optim.weight-decay",),
+    "--weight-decay": ("--optim.weight-decay",),
+}
+"""Names of options in other tools, with ours; the first that a verb has is the answer."""
+
+
 def parse(kind: type[Arguments], argv: Sequence[str], verb: str, description: str, **options: Any) -> Arguments:
     """`argv` as an instance of the dataclass `kind`; tyro answers --help and typos, exiting with 0 and 2.
 
     Raises:
-        ConvNextError: a number is outside the range that its field states, or is not finite.
+        ConvNextError: an option has the name that other tools give it, and the message has ours; or a number is outside the
+            range that its field states, or is not finite.
     """
+    known = option_names(options.get("default") or kind)
+    for word in argv:
+        name = word.split("=")[0]
+        ours = next((option for option in ELSEWHERE.get(name, ()) if option in known), None)
+        if ours and name not in known:
+            raise ConvNextError(f"There is no option {name}: here it is {ours}. `convnext {verb} --help` explains it.")
     said = StringIO()
     strange = any(clean(word) != word for word in argv)  # the parser shows words as they are
     try:
@@ -40,6 +70,28 @@ def parse(kind: type[Arguments], argv: Sequence[str], verb: str, description: st
         check_ranges(group)
     check_ranges(parsed)
     return parsed
+
+
+def option_names(arguments: Any, prefix: str = "", short: bool = False) -> set[str]:
+    """Options of a dataclass, or of an instance of it: "--optim.lr"; unless `short`, also without their first word."""
+    found = set()
+    hints = get_type_hints(arguments if isinstance(arguments, type) else type(arguments))
+    for each in fields(arguments):
+        inner = hints[each.name] if isinstance(arguments, type) else getattr(arguments, each.name)
+        found.add(f"--{prefix}{each.name}".replace("_", "-"))
+        if is_dataclass(inner):
+            found |= option_names(inner, f"{prefix}{each.name}.")
+            if not prefix and not short:  # a group, whose name is left out
+                found |= option_names(inner, short=True)
+    return found
+
+
+def check_data(data: str | None) -> None:
+    """Raises ConvNextError for a folder that is not there, before anything slow is imported."""
+    if data and data != "digits" and ":" not in data and not Path(data).expanduser().exists():
+        from convnext.data.find import no_such_data
+
+        raise ConvNextError(f"{no_such_data(data)} `convnext train --help` and the README say what data can be.")
 
 
 def take_word(argv: list[str], default: str | None, what: str) -> tuple[str, list[str]]:

@@ -59,8 +59,9 @@ def run(argv: list[str]) -> int:
     from convnext.data.find import output_stems
     from convnext.task.inputs import inputs_of
     from convnext.task.results import Failure
-    from convnext.trained import load
+    from convnext.trained import check_name, load
 
+    check_name(arguments.model)
     if not arguments.images:
         raise ConvNextError(
             "Name the images after the model: files, folders or globs, such as `convnext predict runs/quickstart photos/`."

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convnext.cli.parsing import parse
+from convnext.cli.parsing import check_data, parse
 from convnext.console import print_table, stderr, stdout, table
 from convnext.errors import ConvNextError
 from convnext.layout import shortened
@@ -92,6 +92,13 @@ def run(argv: list[str]) -> int:
             "Nothing to evaluate on: give the folder of one or more released sets (--imagenet-a, --imagenet-r, "
             "--imagenet-sketch, --imagenet-c, --imagenet-c-bar, --clean), or --corrupt with labelled images of your own."
         )
+    from convnext.trained import check_name
+
+    for name in arguments.model:
+        if ":" not in name:  # of another library
+            check_name(name)
+    check_data(arguments.corrupt)
+
     from convnext.runtime import world as processes
 
     with processes.joined(arguments.device) as world:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from convnext import recipes
-from convnext.cli.parsing import parse, take_word
+from convnext.cli.parsing import check_data, parse, take_word
 from convnext.console import stdout
 from convnext.errors import ConvNextError
 from convnext.recipes.schema import Recipe
@@ -41,6 +41,11 @@ def run(argv: list[str]) -> int:
             "or `convnext train small/scratch --data ...` from random ones. Without a recipe, digits are trained."
         )
     arguments = parse_arguments(name, rest, recipes.get(name))
+    check_data(arguments.recipe.data)
+    if arguments.recipe.model.weights:
+        from convnext.trained import check_name
+
+        check_name(str(arguments.recipe.model.weights))
 
     from convnext.runtime.interruption import Stopped
     from convnext.training import run_recipe

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convnext.data.images import IMAGE_EXTENSIONS
-from convnext.errors import ConvNextError
+from convnext.errors import ConvNextError, nearest
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
@@ -49,3 +49,14 @@ def output_stems(files: Sequence[str]) -> list[str]:
             stems[i] = name
         numbers[key] = numbers.get(key, 1) + 1
     return stems
+
+
+def no_such_data(data: str) -> str:
+    """A sentence that says which part of a path is not there, and the nearest of what is."""
+    path = Path(data).expanduser().absolute()
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    missing = path.relative_to(parent).parts[0]
+    choices = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
+    if parent == Path.cwd():
+        choices += ["digits", "torchvision:CIFAR10"]
+    return f"There is no data {data!r}: {parent} has no {missing!r}.{nearest(missing, choices)}"

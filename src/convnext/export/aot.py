@@ -1,5 +1,6 @@
 """AOTInductor: the graph compiled to a library for this machine's processor, in one .pt2, which runs without Python too."""
 
+import logging
 import shutil
 import warnings
 import zipfile
@@ -32,6 +33,9 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
 
 
 def load(file: Path, metadata: Metadata) -> Callable[..., list[Tensor]]:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # it warns of CUDA_HOME where there is no GPU
     try:
         compiled = torch._inductor.aoti_load_package(str(file))
     except RuntimeError as error:

@@ -44,9 +44,9 @@ class Plan:
             ),
             ("steps per epoch", f"{self.steps_per_epoch:,}"),
             ("total steps", f"{self.total_steps:,} ({self.total_steps / self.steps_per_epoch:.4g} epochs)"),
-            ("warm-up", f"{self.schedule.warmup_steps:,} steps"),
+            ("warm-up", _steps(self.schedule.warmup_steps)),
             ("learning rate", self._learning_rate()),
-            ("EMA", "off" if half_life is None else f"decay {self.ema_decay:.6g}, half-life {half_life:,.0f} steps"),
+            ("EMA", "off" if half_life is None else f"decay {self.ema_decay:.6g}, half-life {_steps(half_life)}"),
             ("drop-path", f"{self.drop_path_rate:.3g}"),
         ]  # fmt: skip
 
@@ -62,15 +62,19 @@ class Plan:
             self.total_steps / 10, 1.01
         ):  # 1 step is the shortest there is
             found.append(
-                f"The EMA's half-life of {self.ema_half_life:,.0f} steps is more than a tenth of the run "
+                f"The EMA's half-life of {_steps(self.ema_half_life)} is more than a tenth of the run "
                 f"({self.total_steps:,} steps): its weights will lag far behind. Use --ema.decay None --ema.half-life-share 0.01."
             )
         if (warmup := self.schedule.warmup_steps) > self.total_steps / 4:
             found.append(
-                f"The warm-up of {warmup:,} steps is more than a quarter of the run ({self.total_steps:,} steps). "
+                f"The warm-up of {_steps(warmup)} is more than a quarter of the run ({self.total_steps:,} steps). "
                 f"Use {self.shorter_warmup}."
             )
         return found
+
+
+def _steps(number: float) -> str:
+    return f"{number:,.0f} step{'s' * (round(number) != 1)}"
 
 
 def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:

@@ -52,7 +52,7 @@ def draw_curves(run_dir: str | Path) -> Path:
     panels = _panels(drawn, large, [name for name in dict.fromkeys([*metrics, *states]) if name not in large])
     for name, axes in panels.items():
         style.panel(axes, LABELS.get(name, name.replace("_", " ")), axis.label)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6 if name in large else 4))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6 if name in large else 4, integer=True, min_n_ticks=1))
     for name in states:
         if name == "lr":  # no noise to smooth, and a warm-up whose corner matters
             panels[name].plot(*axis.of(train, name), color=style.INK)
@@ -64,8 +64,9 @@ def draw_curves(run_dir: str | Path) -> Path:
             _evaluation(panels[metric], *axis.of(evaluations, field), metric, weights, axis.label)
     for name, axes in panels.items():
         if axes.get_legend_handles_labels()[0]:
-            corner = "upper right" if _lower_is_better(name) else "lower right"
-            axes.legend(loc=corner, **({} if name in large else {"fontsize": 6.5, "handlelength": 1, "borderpad": 0}))
+            small = {} if name in large else {"fontsize": 6.5, "handlelength": 1, "borderpad": 0}
+            # below the panel, where it hides no line; the distance is in heights of its letters
+            axes.legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=4 if name in large else 5, **small)
     return style.save(drawn, Path(run_dir) / CURVES)
 
 
@@ -122,8 +123,13 @@ def _evaluation(axes: Axes, x: np.ndarray, y: np.ndarray, metric: str, weights: 
     if np.isfinite(y).any():
         best = np.nanargmin(y) if _lower_is_better(metric) else np.nanargmax(y)
         label += f": best {y[best]:.4g} at {unit} {x[best]:.4g}"
-        axes.plot(x[best], y[best], marker="*", markersize=11, color=color, markeredgecolor="white", zorder=5)
+        axes.plot(
+            x[best], y[best], marker="*", markersize=11, color=color, markeredgecolor="white", zorder=5, clip_on=False
+        )
     axes.plot(x, y, color=color, label=label, marker="." if len(x) < 40 else "", markersize=5)
+    if not _lower_is_better(metric) and len(y) and 1 < np.nanmax(y) <= 100:  # percent
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 100))
 
 
 def _names(records: list[dict]) -> list[str]:

@@ -165,6 +165,7 @@ def build_dense(
         say(
             f"Weights from {options.weights}{what}"
             + (": the number of classes differs, so the output layers are new." if report.new_head else ".")
+            + (f" {report.adapted}" if report.adapted else "")
         )
     return model
 
