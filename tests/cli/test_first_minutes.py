@@ -1,6 +1,9 @@
 """Every screen of the first minutes on a terminal of 80, 100 and 140 columns: nothing cut, nothing broken, nothing wrapped."""
 
 import re
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +95,29 @@ def test_without_colour(trained):
     assert "half-life" in warned.text
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", warned.raw)
     assert not warned.too_long()
+
+
+def startup() -> dict:
+    return runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "startup.py"))
+
+
+def test_seconds_until_a_line_are_those_until_that_line():
+    seconds = startup()["seconds"]
+    script = "import sys, time; print('first', flush=True); time.sleep(60)"
+    assert seconds([sys.executable, "-c", script], until="first") < 30
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        seconds([sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(RuntimeError, match="ended with 0"):
+        seconds([sys.executable, "-c", "print('other')"], until="first")
+
+
+@pytest.mark.slow
+def test_the_startup_benchmark_runs_and_a_busy_machine_publishes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 99.0, 99.0))
+    out = tmp_path / "startup.json"
+    assert startup()["main"](["--rounds", "1", "--out", str(out), *TINY]) == 1
+    said = capsys.readouterr().out
+    for name in ("torch", "mistake", "predict", "first step"):
+        assert re.search(rf"{name} +\d+\.\d\d s +\d+\.\d\d of", said)
+    assert "nothing is written" in said
+    assert not out.exists()

@@ -130,11 +130,8 @@ def catalog(argv: list[str]) -> int:
     from convnext.weights import catalog as released
 
     _no_more(argv)
-    rows = [
-        (entry.name, tasks.of_model(entry.model).name, entry.metrics_text, entry.file)
-        for entry in map(released.get, released.names())
-    ]
-    print_table(stdout(), table(("name", "task", "published", "file"), rows, left=4, spare=("file", "task")))
+    rows = [(entry.name, entry.metrics_text, entry.file) for entry in map(released.get, released.names())]
+    print_table(stdout(), table(("name", "published", "file"), rows, left=3, spare=("file",)))
     return 0
 
 
