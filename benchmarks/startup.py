@@ -34,17 +34,17 @@ def seconds(command: list[str], until: str | None = None, code: int = 0) -> floa
         RuntimeError: it ended with another code than `code`, or without that line.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if until and until in line:
-            taken = time.perf_counter() - began
-            process.terminate()
-            process.communicate()
-            return taken
-    if process.wait() != code or until:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            lines.append(line)
+            if until and until in line:
+                taken = time.perf_counter() - began
+                process.terminate()
+                process.communicate()
+                return taken
+    if process.returncode != code or until:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(lines)}")
     return time.perf_counter() - began
 
