@@ -272,7 +272,6 @@ def located(name: str) -> str:
     if Path(name).expanduser().exists() or not _is_of_hub(name):
         from convnext.weights.fetched import fetched
 
-
         return fetched(name)
     from convnext.weights.hub import pull_from_hub
 

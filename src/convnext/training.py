@@ -176,7 +176,6 @@ def _run(
     from convnext.runtime import run_folder
     from convnext.runtime.device import describe
     from convnext.runtime.precision import resolve_precision
-    from convnext.weights.fetched import fetched
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)

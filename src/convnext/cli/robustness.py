@@ -153,7 +153,7 @@ def _robustness(arguments: Arguments, world) -> int:
 def _images(data: str, subject: Any) -> tuple[Any, str]:
     """Images to corrupt for a model, and in words which they are: never those that it was trained on, where that is known."""
     from convnext.classification.open import open_for_evaluation
-    from convnext.trained import choose_images
+    from convnext.own_data import choose_images
 
     if subject.opened is None:
         images = open_for_evaluation(data, subject.classes, 0.1, 0)
