@@ -46,6 +46,7 @@ def test_the_table_before_a_run(width, trained, tmp_path):
     plan = on_terminal([*RUN, "--dry-run", "--out", str(out)], width)
     assert plan.code == 0
     assert not plan.too_long()
+    assert plan.lines[0].startswith("recipe           quickstart (")
     for label in ("steps per epoch", "total steps", "learning rate", "warm-up", "drop-path"):
         assert any(line.startswith(f"{label}  ") for line in plan.lines), label
     assert str(out) in "".join(line.strip() for line in plan.lines).replace("folder" + " " * 11, ""), (

@@ -127,7 +127,7 @@ def test_axes_end_at_100_percent_and_ticks_are_whole_epochs(tmp_path):
         for epoch in (1, 2, 3):
             lines = (
                 {"kind": "train", "loss": 1 / epoch},
-                {"kind": "eval", "raw/loss": 1 / epoch, "raw/top1": 98.0 + epoch - 1},
+                {"kind": "eval", "raw/loss": 1 / epoch, "raw/top1": 97.0 + epoch, "ema/top1": 80.0 + epoch},
             )
             file.writelines(json.dumps({"step": 10 * epoch, "epoch": epoch, **line}) + "\n" for line in lines)
     drawn: list[Figure] = []
@@ -138,6 +138,7 @@ def test_axes_end_at_100_percent_and_ticks_are_whole_epochs(tmp_path):
     panels = {axes.get_title(loc="left"): axes for axes in drawn[0].axes}
     accuracy = panels["top-1 accuracy (%)"]
     assert accuracy.get_ylim()[1] == 100
+    assert accuracy.get_ylim()[0] <= 81, "every point is on the panel, those of the EMA too"
     for axes in panels.values():
         assert all(float(tick).is_integer() for tick in axes.get_xticks())
         if legend := axes.get_legend():

@@ -62,6 +62,10 @@ def draw_curves(run_dir: str | Path) -> Path:
     for metric, fields in metrics.items():
         for weights, field in fields.items():
             _evaluation(panels[metric], *axis.of(evaluations, field), metric, weights, axis.label)
+        low, high = panels[metric].dataLim.intervaly
+        if not _lower_is_better(metric) and 0 <= low and 1 < high <= 100:  # percent
+            bottom, top = panels[metric].get_ylim()
+            panels[metric].set_ylim(max(bottom, 0), min(top, 100))
     for name, axes in panels.items():
         if axes.get_legend_handles_labels()[0]:
             small = {} if name in large else {"fontsize": 6.5, "handlelength": 1, "borderpad": 0}
@@ -127,9 +131,6 @@ def _evaluation(axes: Axes, x: np.ndarray, y: np.ndarray, metric: str, weights: 
             x[best], y[best], marker="*", markersize=11, color=color, markeredgecolor="white", zorder=5, clip_on=False
         )
     axes.plot(x, y, color=color, label=label, marker="." if len(x) < 40 else "", markersize=5)
-    if not _lower_is_better(metric) and len(y) and 1 < np.nanmax(y) <= 100:  # percent
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, 0), min(high, 100))
 
 
 def _names(records: list[dict]) -> list[str]:
