@@ -63,7 +63,7 @@ def draw_curves(run_dir: str | Path) -> Path:
         for weights, field in fields.items():
             _evaluation(panels[metric], *axis.of(evaluations, field), metric, weights, axis.label)
         low, high = panels[metric].dataLim.intervaly
-        if not _lower_is_better(metric) and 0 <= low and 1 < high <= 100:  # percent
+        if not _lower_is_better(metric) and low >= 0 and 1 < high <= 100:  # percent
             bottom, top = panels[metric].get_ylim()
             panels[metric].set_ylim(max(bottom, 0), min(top, 100))
     for name, axes in panels.items():
