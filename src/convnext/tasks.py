@@ -104,7 +104,7 @@ def create_model(name: str, weights: str | None = None, new_head: bool = False, 
 
     given = {"build": spec.build, "identify": spec.identify}
     model, checkpoint = load_model(weights, new_head=new_head, **given, name=name, **options)
-    if checkpoint.report.adapted:
+    if checkpoint.report and checkpoint.report.adapted:
         warnings.warn(checkpoint.report.adapted, stacklevel=2)
     return model
 
