@@ -87,8 +87,9 @@ def kill_at_random(argv: list[str], out: Path, chance: random.Random, steps: int
     child = command([*argv, "--out", out], out.parent / "output")
     at = chance.randrange(steps)
     child.until(lambda: recorded(out) >= at)
-    child.until(lambda: False, seconds=chance.uniform(0, 0.4))
+    child.until(lambda: False, seconds=chance.uniform(0, 0.1))
     child.kill()
+    assert child.code == -signal.SIGKILL, f"it had ended before it could be killed: {child.text[-500:]}"
 
 
 def kill_in_a_save(argv: list[str], out: Path, place: str, save: int, after: bool) -> None:
@@ -113,7 +114,7 @@ def kill_in_a_save(argv: list[str], out: Path, place: str, save: int, after: boo
         setattr(owner, name, deadly)
 
     child = command([*argv, "--out", out], out.parent / "output", arm)
-    assert child.wait() in (-signal.SIGKILL, 0)
+    assert child.wait() == -signal.SIGKILL, child.text[-500:]
 
 
 @sizes(2, 12)
@@ -129,7 +130,9 @@ def test_random_kills(whole, tmp_path, request, tried):
                 chance, out = random.Random(seed), tmp_path / str(seed) / "run"
                 out.parent.mkdir()
                 for _ in range(1 + seed % 3):
-                    kill_at_random([*CLASSIFIER, "--runtime.workers", str(2 * (seed % 2))], out, chance, 28)
+                    kill_at_random(
+                        [*CLASSIFIER, "--runtime.workers", str(2 * (seed % 2))], out, chance, recorded(out) + 6
+                    )
                 continued(CLASSIFIER, out, expected)
                 shutil.rmtree(out.parent)
 
@@ -165,7 +168,7 @@ def test_kills_of_a_segmenter(tmp_path, request, tried):
             with now.case(f"seed {seed}"):
                 out = tmp_path / str(seed) / "run"
                 out.parent.mkdir()
-                kill_at_random(argv, out, random.Random(seed), 7)
+                kill_at_random(argv, out, random.Random(seed), 5)
                 continued(argv, out, expected)
                 shutil.rmtree(out.parent)
 
@@ -173,7 +176,7 @@ def test_kills_of_a_segmenter(tmp_path, request, tried):
 @sizes(0, 8)
 def test_signals_in_every_phase(whole, tmp_path, request, tried):
     what = "SIGTERM and SIGINT as the run begins, in a step, at a save, near the end: exit 143 or 130, continued to the same bits"
-    phases = {"begin": 0, "step": 4, "save": 15, "end": 27}
+    phases = {"begin": 0, "step": 4, "save": 15, "end": 21}
     with scenario("signals", what, is_full(request)) as now:
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             for phase, step in list(phases.items())[: tried // 2]:
@@ -183,8 +186,8 @@ def test_signals_in_every_phase(whole, tmp_path, request, tried):
                     child = command([*CLASSIFIER, "--out", out], out.parent / "output")
                     child.until(lambda out=out, step=step: (out / "metrics.jsonl").exists() and recorded(out) >= step)
                     child.signal(number)
-                    # 0: it was over before the signal came; -SIGTERM, a shell's 143: before the first step, nothing to save
-                    survived(child, code, 0, *([-number] if phase == "begin" else []))
+                    # -SIGTERM, a shell's 143: before the first step, when there is nothing to save
+                    survived(child, code, *([-number] if phase == "begin" else []))
                     continued(CLASSIFIER, out, result(whole))
 
 
@@ -203,8 +206,7 @@ def test_killed_workers(whole, tmp_path, request, tried):
                 child.until(lambda out=out, seed=seed, child=child: recorded(out) >= 3 * seed and bool(children(child)))
                 if workers := children(child):
                     os.kill(workers[seed % len(workers)], signal.SIGKILL)
-                said = survived(child, 2, 0)
-                assert child.code == 0 or "A data loading process was killed" in said
+                assert "A data loading process was killed" in survived(child, 2)
                 continued(CLASSIFIER, out, result(whole))
 
 
@@ -220,7 +222,7 @@ def test_what_has_changed_is_refused(whole, tmp_path, request, tried):
     """On continuing: the config, the seed, the data, the classes, and a folder that holds something else."""
     with scenario(
         "changed",
-        "continuing with another learning rate, seed, data, number of classes; a folder of other files",
+        "continuing with another learning rate, seed, width of the model, fingerprint of the data; a folder of other files",
         is_full(request),
     ) as now:
         out = tmp_path / "run"
