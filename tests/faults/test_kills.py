@@ -117,7 +117,7 @@ def kill_in_a_save(argv: list[str], out: Path, place: str, save: int, after: boo
     assert child.wait() == -signal.SIGKILL, child.text[-500:]
 
 
-@sizes(2, 12)
+@sizes(0, 12)
 def test_random_kills(whole, tmp_path, request, tried):
     with scenario(
         "kill",
@@ -137,14 +137,14 @@ def test_random_kills(whole, tmp_path, request, tried):
                 shutil.rmtree(out.parent)
 
 
-@sizes(1, 10)
+@sizes(0, 10)
 def test_kills_inside_a_save(whole, tmp_path, request, tried):
     what = (
         "`kill -9` just before and just after each call of a checkpoint's writing (file, digest, sync, rename, pruning)"
     )
     places = [(place, after) for place in SAVES for after in (False, True)]
     with scenario("kill in a save", what, is_full(request)) as now:
-        for number, (place, after) in enumerate(places[:tried] if tried > 1 else [("rename", False)]):
+        for number, (place, after) in enumerate(places[:tried]):
             with now.case(f"{place} {after}"):
                 out = tmp_path / str(number) / "run"
                 out.parent.mkdir()
