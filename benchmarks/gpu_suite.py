@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"tiny": "convnext_tiny", "small": "convnext_small", "base": "convnext_base", "large": "convnext_large"}
@@ -155,7 +156,6 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     from convnext.benchmark.run import benchmark
     from convnext.models.block import Block
 
-    Block.recompute_hidden = kind == "recompute"  # of this process, which has this step only
     training = kind in ("train", "recompute", "autotune-train")
     choices = Choices(
         modes=("train",) if training else ("inference",),
@@ -167,12 +167,16 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     device = torch.device(DEVICE)
     configs = expand(names, choices, device.type, networks.deployable)
     path = out / f"{kind}_{size}.json"
+
+    def show(what: str, done: int, total: int) -> None:
+        if "round" not in what:
+            print(f"{done / total:5.0%} {what}", flush=True)
+
     results = Results.open(path, environment(device), " ".join(["python", *sys.argv]))
-    benchmark(
-        configs, device, results, rounds=ROUNDS, seconds=SECONDS,
-        show=lambda what, done, total: print(f"{done / total:5.0%} {what}", flush=True) if "round" not in what else None,
-        time_left=lambda: deadline - time.time(),
-    )  # fmt: skip
+    with patch.object(Block, "recompute_hidden", kind == "recompute"):
+        benchmark(
+            configs, device, results, rounds=ROUNDS, seconds=SECONDS, show=show, time_left=lambda: deadline - time.time()
+        )  # fmt: skip
     for row in sorted(results.rows, key=lambda row: -row.get("images_per_second", {"p50": 0})["p50"]):
         config, speed = row["config"], row.get("images_per_second", {}).get("p50")
         how = [config["form"], config["compile"], config["layout"], *(["graph"] if config["graph"] else [])]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from convnext.benchmark import ceilings, memory
 from convnext.data.shapes import write_shapes, write_shapes_semantic
+from convnext.models.block import Block
 from pictures import draw_classes
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -131,3 +132,4 @@ def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypa
     measure("recompute", "tiny", tmp_path, deadline=float("inf"))
     (row,) = json.loads((tmp_path / "recompute_tiny.json").read_text())["rows"]
     assert (row["error"], row["rounds"], row["config"]["mode"]) == (None, 1, "train")
+    assert not Block.recompute_hidden, "the step's setting outlives it"
