@@ -31,7 +31,7 @@ SEGMENTATION = [
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("shapes"), images=8, val_images=3, size=96)
+    return write_shapes(tmp_path_factory.mktemp("shapes"), images=8, val_images=1, size=96)
 
 
 @pytest.fixture(scope="module")

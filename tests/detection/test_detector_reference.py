@@ -32,7 +32,7 @@ def unpacked(masks):
     return torch.from_numpy(np.unpackbits(masks, axis=-1).astype(bool))
 
 
-@pytest.mark.parametrize("model", [MASK, CASCADE])
+@pytest.mark.parametrize("model", [MASK, pytest.param(CASCADE, marks=pytest.mark.slow)])
 def test_levels_proposals_and_detections_are_the_references(model, tmp_path):
     detector, expected, x = from_reference(f"{model}_256x320_seed0", model, 0, tmp_path)
     with torch.no_grad():

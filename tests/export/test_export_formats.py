@@ -53,9 +53,8 @@ def test_a_classifier_compiled_by_inductor(classifier, tmp_path):
         torch.testing.assert_close(again.module(x), classifier.module(x), atol=LIMIT, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "convnext_tiny")) for name in SIZES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIZES)
 def test_the_papers_sizes(name, tmp_path):
     torch.manual_seed(0)
     trained = classifier_of(create_model(name, layer_scale_init_value=1.0))
@@ -86,7 +85,10 @@ def test_the_papers_sizes_on_photos(name, format, tmp_path):
     [
         ("convnext_isotropic_small", "onnx", {}),
         *(
-            ("roadmap_resnet50_separate-downsampling", format, {"width_mult": 0.125, "depth_mult": 0.34})
+            pytest.param(
+                *("roadmap_resnet50_separate-downsampling", format, {"width_mult": 0.125, "depth_mult": 0.34}),
+                marks=[pytest.mark.slow] * (format != "onnx"),
+            )
             for format in SUFFIXES
         ),
     ],
@@ -111,7 +113,9 @@ def test_a_fixed_number_of_pictures_takes_any_other(format, classifier, tmp_path
         resized(open_exported(report.file, trust=True), 96)
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize(
+    "format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "torch-export"))]
+)
 def test_a_segmenter_labels_pictures_as_it_does_in_pytorch(format, segmenter, tmp_path):
     report = exported(segmenter, tmp_path / f"m{SUFFIXES[format]}", format, spec=SEGMENTATION)
     assert report.comparison.difference < LIMIT
@@ -126,10 +130,10 @@ def test_a_segmenter_labels_pictures_as_it_does_in_pytorch(format, segmenter, tm
     ("format", "precision", "limit"),
     [
         ("onnx", "fp16", 0.01),  # of logits of about 1: weights of 11 bits
-        ("openvino", "fp16", 0.01),
+        pytest.param("openvino", "fp16", 0.01, marks=pytest.mark.slow),
         ("openvino", "bf16", 0.1),  # 8 bits in every step
         ("torch-export", "bf16", 0.1),
-        ("torch-export", "fp16", 0.02),
+        pytest.param("torch-export", "fp16", 0.02, marks=pytest.mark.slow),
     ],
 )
 def test_lower_precisions(format, precision, limit, classifier, tmp_path):

@@ -26,7 +26,7 @@ def viewer(images, loaded, metadata):
     return viewed(images, SPEC.views(loaded, metadata)[0])
 
 
-@pytest.mark.parametrize("format", BACKENDS)
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
 def test_the_layers_of_both_tasks_are_found_again(format, classifier, segmenter):
     for trained, spec in ((classifier, SPEC), (segmenter, SEGMENTATION)):
         metadata = described(trained, spec, format)
@@ -68,6 +68,7 @@ def test_the_layer_with_an_outlier_disturbs_most(classifier):
     torch.testing.assert_close(int8.disturbances(module, images[:2], batch=2), int8.disturbances(module, images[:2]))
 
 
+@pytest.mark.slow
 def test_layers_are_spared_until_the_agreement_is_there(classifier, tmp_path):
     metadata, said, asked = described(classifier, SPEC, "openvino"), [], []
     view = viewer(drawn(64), classifier, metadata)
@@ -86,7 +87,7 @@ def test_layers_are_spared_until_the_agreement_is_there(classifier, tmp_path):
         int8.quantize(classifier.module, metadata, [view(0)], lambda network, kept: 0.0, 99.0)
 
 
-@pytest.mark.parametrize("format", BACKENDS)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_quantised_logits_are_near(format, classifier, tmp_path):
     metadata = described(classifier, SPEC, format)
     file = tmp_path / ("m.onnx" if format == "onnx" else "m.xml")
