@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # minutes each, so they begin while there is other work to run beside them, not at the end, when nothing is left
-LONG = ("engine/test_resume.py", "cli/test_dense.py", "models/test_fused.py", "cli/test_train.py")
+LONG = ("cli/test_dense.py", "models/test_fused.py", "cli/test_train.py")
 
 
 def pytest_collection_modifyitems(items):

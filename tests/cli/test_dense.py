@@ -1,6 +1,7 @@
 """Detection and segmentation from the command line: train, stop, continue, evaluate, predict, look inside."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -163,8 +164,11 @@ def test_evaluating_a_segmenter(segmenter, labelled, tmp_path, capsys):
 
 def test_predicting_regions(segmenter, labelled, tmp_path):
     pictures = sorted((labelled / "images" / "validation").glob("*.png"))
+    named_like_a_result = tmp_path / f"{pictures[0].stem}.colours.png"
+    shutil.copy(pictures[-1], named_like_a_result)
     out = tmp_path / "regions"
-    assert run(["predict", str(segmenter), *map(str, pictures), "--out", str(out)]) == 0
+    assert run(["predict", str(segmenter), *map(str, pictures), str(named_like_a_result), "--out", str(out)]) == 0
+    assert len(list(out.iterdir())) == 3 * (len(pictures) + 1)
     for picture in pictures:
         labels = np.asarray(Image.open(out / f"{picture.stem}.png"))
         assert labels.shape == np.asarray(Image.open(picture)).shape[:2]

@@ -21,6 +21,25 @@ def test_names_of_results(files, stems):
     assert output_stems(files) == stems
 
 
+@pytest.mark.parametrize(
+    ("files", "stems"),
+    [
+        (["a.jpg", "a.colours.jpg"], ["a", "a.colours-2"]),
+        (["a.colours.jpg", "a.jpg"], ["a.colours", "a-2"]),
+        (["A.jpg", "a.Colours.png", "b.jpg"], ["A", "a.Colours-2", "b"]),
+        (["a.jpg", "a.overlay.jpg"], ["a", "a.overlay"]),  # a.overlay.jpg beside a.overlay.png
+        (["a.jpg", "a.colours.jpg", "a.colours-2.jpg"], ["a", "a.colours-3", "a.colours-2"]),
+    ],
+)
+def test_no_result_has_the_name_of_another_kind_of_result(files, stems):
+    assert output_stems(files, (".png", ".colours.png", ".overlay.jpg")) == stems
+
+
+def test_names_of_many_equal_names_are_found_at_once():
+    files = [f"{number}/a.jpg" for number in range(20_000)]
+    assert len(set(output_stems(files, (".png", ".colours.png")))) == len(files)
+
+
 def test_names_of_results_are_unique():
     files = [f"{folder}/{stem}.jpg" for folder in "pq" for stem in ("a", "A", "a-2", "a-2-2", "A-3", "a-3-2", "b")]
     assert len({stem.casefold() for stem in output_stems(files)}) == len(files)

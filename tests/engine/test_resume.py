@@ -1,4 +1,7 @@
-"""A run that is killed at any instant continues to the same bits as one that was not. See `killing.py`."""
+"""A run that is killed at any instant continues to the same bits as one that was not, each time a new Python. See `killing.py`.
+
+The default tests do the same with forked processes, which start at once: `tests/faults/test_kills.py`.
+"""
 
 import os
 import random
@@ -9,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from killing import STEPS, assert_same, finish, kill_at, recorded, result, start
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,6 @@ def test_killed_three_times(uninterrupted, tmp_path):
     assert_same(uninterrupted, result(out))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_at_a_random_point(uninterrupted, tmp_path, seed, workers):
@@ -61,7 +65,6 @@ def test_a_signal_saves_within_a_step_and_exits_with_its_code(tmp_path, signum, 
     assert 5 <= int(saved.name[5:13]) <= 20
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_in_the_same_bits(uninterrupted, tmp_path):
     out = tmp_path / "run"
     process = start(out, "--runtime.workers", "2", "--runtime.checkpoint-steps", "1000")

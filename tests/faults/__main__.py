@@ -1,4 +1,9 @@
-"""Run every scenario in full and write results/faults.json: `python -m tests.faults`. Arguments go to pytest."""
+"""Run every scenario in full and write results/faults.json: `python -m tests.faults`.
+
+python -m tests.faults                    # what is not in the file yet, or did not survive
+python -m tests.faults --fresh            # everything
+python -m tests.faults --fresh -k kill    # some of it; other words go to pytest too
+"""
 
 import os
 import sys
@@ -7,6 +12,9 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
-    root = Path(__file__).parents[2]
+    root, words = Path(__file__).parents[2], sys.argv[1:]
     os.environ.setdefault("CONVNEXT_FAULTS", str(root / "results" / "faults.json"))
-    sys.exit(pytest.main(["-n", "0", "-m", "faults", str(root / "tests" / "faults"), *sys.argv[1:]]))
+    if "--fresh" in words:
+        words.remove("--fresh")
+        os.environ["CONVNEXT_FAULTS_FRESH"] = "1"
+    sys.exit(pytest.main(["-n", "0", "-m", "faults", str(root / "tests" / "faults"), *words]))

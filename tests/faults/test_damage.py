@@ -64,7 +64,7 @@ def test_damage_to_a_checkpoint(tmp_path, request, tried):
             path.write_bytes(whole)
 
 
-@sizes(8, 120)
+@sizes(4, 120)
 def test_damage_to_a_file_of_weights(tmp_path, request, tried):
     with scenario(
         "damaged weights", "the same in a final file of weights: refused in one sentence", is_full(request)
@@ -77,7 +77,7 @@ def test_damage_to_a_file_of_weights(tmp_path, request, tried):
                 load_model(path)
 
 
-@sizes(12, 50)
+@sizes(6, 50)
 def test_a_full_disk(tmp_path, request, tried):
     """RLIMIT_FSIZE makes a write fail beyond an offset, as a full disk does; the offsets are spread over the files."""
     what = "a write fails at an offset of a checkpoint, of weights, of a small file: one sentence, the file before is whole"

@@ -129,7 +129,7 @@ def refused_or_fine(work, trace: Path, seconds: float = 20) -> None:
     assert not trace.exists()
 
 
-@sizes(20, 150)
+@sizes(8, 150)
 def test_hostile_metadata(tmp_path, request, tried):
     """Loading, and a prediction where it loads."""
     with scenario(
@@ -299,7 +299,7 @@ def mutated(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-@sizes(100, 1000)
+@sizes(100, 10_000)
 def test_mutated_images(tmp_path, request, tried):
     with scenario(
         "mutated images",

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from scenario import is_full, scenario, sizes
 
 from convnext.cli import main
-from convnext.data.shapes import write_shapes_semantic
+from convnext.data.shapes import write_shapes, write_shapes_semantic
 from convnext.engine import checkpoint
 from pictures import TINY
 
@@ -29,6 +30,14 @@ SEGMENTER = [
     "--runtime.workers", "0", "--runtime.device", "cpu", "--runtime.log-every", "1", "--runtime.checkpoint-steps", "2",
     "--optim.warmup-steps", "1", "--reduce-zero-label", "True",
 ]  # fmt: skip
+DETECTOR = [
+    "train", "small/detect", "--model", "mask_rcnn_convnext_atto", "--model.weights", "None", "--epochs", "4",
+    "--total-batch", "4", "--device-batch", "2", "--optim.milestones", "1", "--optim.warmup-steps", "1",
+    "--augment.short-sides", "64", "96", "--augment.no-random-crop", "--test-short", "64", "--test-long", "96",
+    "--rpn-samples", "32", "--roi-samples", "16", "--runtime.workers", "0", "--runtime.device", "cpu",
+    "--runtime.log-every", "1", "--runtime.checkpoint-steps", "2",
+]  # fmt: skip
+DENSE = (("segmenter", SEGMENTER, write_shapes_semantic), ("detector", DETECTOR, write_shapes))
 SAVES = ("save_file", "sha256", "sync", "rename", "rmtree")  # what a save does, in this order
 
 
@@ -117,11 +126,25 @@ def kill_in_a_save(argv: list[str], out: Path, place: str, save: int, after: boo
     assert child.wait() == -signal.SIGKILL, child.text[-500:]
 
 
-@sizes(0, 12)
+def test_a_signal_and_a_kill_in_a_save(tmp_path):
+    """The short form of what follows: one run, stopped by a signal, killed while it saves, and continued to the same bits."""
+    argv, out, expected = [*CLASSIFIER, "--epochs", "1"], tmp_path / "run", tmp_path / "whole"
+    assert main.run([*argv, "--out", str(expected)]) == 0
+    stopped = command(
+        [*argv, "--out", out], tmp_path / "output", partial(signal_in, phases()["a step"], signal.SIGTERM)
+    )
+    assert "Give the same command to continue" in survived(stopped, 143)
+    assert recorded(out) < 16
+    kill_in_a_save(argv, out, "rename", 1, after=False)
+    continued(argv, out, result(expected))
+
+
+@sizes(0, 35)
 def test_random_kills(whole, tmp_path, request, tried):
     with scenario(
         "kill",
-        "`kill -9` of a classifier's training at a random instant, once to three times, and continued",
+        "`kill -9` of a classifier's training (two micro-batches a step) at random instants, once to three times, each time "
+        "continued with another number of loading processes",
         is_full(request),
     ) as now:
         expected = result(whole)
@@ -129,37 +152,35 @@ def test_random_kills(whole, tmp_path, request, tried):
             with now.case(f"seed {seed}"):
                 chance, out = random.Random(seed), tmp_path / str(seed) / "run"
                 out.parent.mkdir()
-                for _ in range(1 + seed % 3):
-                    kill_at_random(
-                        [*CLASSIFIER, "--runtime.workers", str(2 * (seed % 2))], out, chance, recorded(out) + 6
-                    )
+                for number in range(1 + seed % 3):
+                    workers = str((seed + number) % 3)
+                    kill_at_random([*CLASSIFIER, "--runtime.workers", workers], out, chance, recorded(out) + 6)
                 continued(CLASSIFIER, out, expected)
                 shutil.rmtree(out.parent)
 
 
-@sizes(0, 10)
+@sizes(0, 15)
 def test_kills_inside_a_save(whole, tmp_path, request, tried):
     what = (
         "`kill -9` just before and just after each call of a checkpoint's writing (file, digest, sync, rename, pruning)"
     )
-    places = [(place, after) for place in SAVES for after in (False, True)]
+    places = [(place, after, save) for save in (7, 4) for place in reversed(SAVES) for after in (False, True)]
     with scenario("kill in a save", what, is_full(request)) as now:
-        for number, (place, after) in enumerate(places[:tried]):
-            with now.case(f"{place} {after}"):
-                out = tmp_path / str(number) / "run"
+        for place, after, save in places[-tried:]:
+            with now.case(f"{place} {after} {save}"):
+                out = tmp_path / f"{place}{after}{save}" / "run"
                 out.parent.mkdir()
-                kill_in_a_save(CLASSIFIER, out, place, 4, after)
+                kill_in_a_save(CLASSIFIER, out, place, save, after)
                 continued(CLASSIFIER, out, result(whole))
                 shutil.rmtree(out.parent)
 
 
-@sizes(0, 3)
-def test_kills_of_a_segmenter(tmp_path, request, tried):
-    data = write_shapes_semantic(tmp_path / "shapes", images=8, val_images=2, size=96)
-    argv = [*SEGMENTER, "--data", str(data)]
-    with scenario(
-        "kill, dense", "`kill -9` of a segmenter's training at a random instant, and continued", is_full(request)
-    ) as now:
+@pytest.mark.parametrize(("task", "argv", "draw"), DENSE, ids=[task for task, *_ in DENSE])
+@sizes(0, 6)
+def test_kills_of_dense_tasks(task, argv, draw, tmp_path, request, tried):
+    argv = [*argv, "--data", str(draw(tmp_path / "shapes", images=8, val_images=2, size=96))]
+    what = f"`kill -9` of the training of a {task} at a random instant, half of them inside a save, and continued"
+    with scenario(f"kill, {task}", what, is_full(request)) as now:
         out = tmp_path / "whole" / "run"
         out.parent.mkdir()
         survived(command([*argv, "--out", out], tmp_path / "output"), 0)
@@ -168,27 +189,68 @@ def test_kills_of_a_segmenter(tmp_path, request, tried):
             with now.case(f"seed {seed}"):
                 out = tmp_path / str(seed) / "run"
                 out.parent.mkdir()
-                kill_at_random(argv, out, random.Random(seed), 5)
+                if seed % 2:
+                    kill_in_a_save(argv, out, SAVES[seed % len(SAVES)], 2, after=seed % 4 == 1)
+                else:
+                    kill_at_random(argv, out, random.Random(seed), 5)
                 continued(argv, out, expected)
                 shutil.rmtree(out.parent)
 
 
-@sizes(0, 8)
+def phases() -> dict[str, tuple[object, str, int]]:
+    """A function that is called in each phase of a training, as (owner, its name there, the call that is meant)."""
+    from convnext import training
+    from convnext.classification import evaluate, task
+    from convnext.data import loader
+    from convnext.engine.loop import Run
+    from convnext.engine.optim import SkippingAdamW
+    from convnext.runtime import run_folder
+
+    return {
+        "a step": (task.ClassificationTask, "losses", 21),  # the second micro-batch of a step in the first epoch
+        "opening the data": (training, "_check_validation", 1),
+        "claiming the folder": (run_folder, "replace_text", 2),
+        "loading a batch": (loader, "seed_cpu", 700),
+        "the optimizer": (SkippingAdamW, "step_unless", 9),
+        "an evaluation": (evaluate, "evaluate_batches", 1),
+        "a save": (checkpoint, "save_file", 3),
+        "the best weights": (Run, "_save_weights", 1),
+        "the end": (training, "_finish", 1),
+    }
+
+
+def signal_in(phase: tuple[object, str, int], number: int) -> None:
+    """Send this process a signal as the phase begins."""
+    owner, function, which = phase
+    real, calls = getattr(owner, function), [0]
+
+    def signalled(*args, **options):
+        calls[0] += 1
+        if calls[0] == which:
+            os.kill(os.getpid(), number)
+        return real(*args, **options)
+
+    setattr(owner, function, signalled)
+
+
+@sizes(0, 18)
 def test_signals_in_every_phase(whole, tmp_path, request, tried):
-    what = "SIGTERM and SIGINT as the run begins, in a step, at a save, near the end: exit 143 or 130, continued to the same bits"
-    phases = {"begin": 0, "step": 4, "save": 15, "end": 21}
+    """The signal comes from within the phase, so that it cannot miss it."""
+    what = "SIGTERM and SIGINT in nine phases of a training: exit 143 or 130, continued to the same bits"
+    cases = [(name, number) for name in phases() for number in (signal.SIGTERM, signal.SIGINT)]
     with scenario("signals", what, is_full(request)) as now:
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-            for phase, step in list(phases.items())[: tried // 2]:
-                with now.case(f"{phase} {code}"):
-                    out = tmp_path / f"{phase}{code}" / "run"
-                    out.parent.mkdir()
-                    child = command([*CLASSIFIER, "--out", out], out.parent / "output")
-                    child.until(lambda out=out, step=step: (out / "metrics.jsonl").exists() and recorded(out) >= step)
-                    child.signal(number)
-                    # -SIGTERM, a shell's 143: before the first step, when there is nothing to save
-                    survived(child, code, *([-number] if phase == "begin" else []))
-                    continued(CLASSIFIER, out, result(whole))
+        for name, number in cases[:tried]:
+            with now.case(f"{name} {number.name}"):
+                out = tmp_path / f"{name}{number}" / "run"
+                out.parent.mkdir()
+
+                arm = partial(signal_in, phases()[name], number)
+                child = command([*CLASSIFIER, "--out", out], out.parent / "output", arm)
+                # -SIGTERM, a shell's 143: where there is no run yet, or none any more, there is nothing to save
+                before_and_after = name in ("opening the data", "claiming the folder", "the end")
+                survived(child, 128 + number, *([-number] if before_and_after else []))
+                continued(CLASSIFIER, out, result(whole))
+                shutil.rmtree(out.parent)
 
 
 @sizes(0, 4)

@@ -131,7 +131,7 @@ def line(verb: str, chance: random.Random) -> list[str]:
     return words
 
 
-@sizes(6, 100)
+@sizes(3, 500)
 @pytest.mark.parametrize("verb", VERBS)
 def test_random_command_lines(verb, place, request, tried, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -56,7 +56,6 @@ def run(argv: list[str]) -> int:
     require_model(argv, "predict")
     arguments: Any = parse(with_task_options(Predict, "predict_options"), argv, "predict", DESCRIPTION)
 
-    from convnext.data.find import output_stems
     from convnext.task.inputs import inputs_of
     from convnext.task.results import Failure
     from convnext.trained import check_name, load
@@ -72,14 +71,13 @@ def run(argv: list[str]) -> int:
     spec, out, err = model.spec, stdout(), stderr()
     answers = model.answers(inputs, arguments.batch, **task_options(arguments, spec, arguments.model))
     names = [each.name for each in inputs]
-    stems = output_stems(names)
     folder = arguments.out or (Path(spec.default_out) if spec.default_out and not arguments.json else None)
     facts = [str(model.opened.loaded.source), f"{len(model.classes)} classes", spec.size_text(model.opened.loaded)]
     err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
     rows: list[tuple[str, ...]] = []
     kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())
     with progress_bar(spec.doing) as progress:
-        for number, (answer, stem) in enumerate(zip(_counted(answers, progress, len(inputs)), stems, strict=True)):
+        for number, answer in enumerate(_counted(answers, progress, len(inputs))):
             broken = isinstance(answer, Failure)
             failed += broken
             if arguments.json:
@@ -90,7 +88,7 @@ def run(argv: list[str]) -> int:
                 rows.append((names[number], "no answer"))
                 continue
             rows += [(names[number] if k == 0 else "", *cells) for k, cells in enumerate(answer.summary())]
-            writer.save(answer, stem)
+            writer.save(answer, number)
             if folder and spec.collected():
                 kept.append(answer)
     if not arguments.json and rows:
@@ -114,19 +112,23 @@ class Writer:
     """Files of a `predict`: none of them is one that was read, and none replaces another unless that is asked for."""
 
     def __init__(self, folder: Path | None, inputs: list[str], overwrite: bool, collected: tuple[str, ...]):
-        self.folder, self.overwrite = folder, overwrite
+        self.folder, self.overwrite, self.names = folder, overwrite, inputs
         self.inputs = {Path(name).resolve() for name in inputs}
+        self.stems: list[str] = []
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             for name in collected:
                 self._check(folder / name)
 
-    def save(self, answer: Any, stem: str) -> None:
-        """Write the files of one answer."""
+    def save(self, answer: Any, number: int) -> None:
+        """Write the files of the answer to input `number`."""
+        from convnext.data.find import output_stems
+
         if self.folder:
+            self.stems = self.stems or output_stems(self.names, answer.files)
             for ending in answer.files:
-                self._check(self.folder / f"{stem}{ending}")
-            answer.save(self.folder, stem)
+                self._check(self.folder / f"{self.stems[number]}{ending}")
+            answer.save(self.folder, self.stems[number])
 
     def _check(self, path: Path) -> None:
         if path.resolve() in self.inputs:

@@ -32,22 +32,28 @@ def find_images(patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def output_stems(files: Sequence[str]) -> list[str]:
-    """Name the results about each file: its own name without the ending, numbered where an earlier file has that name.
+def output_stems(files: Sequence[str], endings: Sequence[str] = ("",)) -> list[str]:
+    """Name the results about each file, which are stem + each of `endings`: its own name without the ending, numbered where
+    an earlier file's results have one of these names (a.jpg and a.png; a.jpg and a.colours.jpg).
 
     Names that differ in case only are numbered too, because many file systems take them for one. No number makes a
-    name that another file has by itself.
+    name that another file's results have by itself.
     """
+
+    def results(stem: str) -> set[str]:
+        return {f"{stem}{ending}".casefold() for ending in endings}
+
     stems = [Path(file).stem for file in files]
-    own = {stem.casefold() for stem in stems}
+    own, taken = set().union(*map(results, stems)), set()
     numbers: dict[str, int] = {}
     for i, stem in enumerate(stems):
-        key = stem.casefold()
-        if key in numbers:
-            while (name := f"{stem}-{numbers[key]}").casefold() in own:
-                numbers[key] += 1
-            stems[i] = name
-        numbers[key] = numbers.get(key, 1) + 1
+        if not taken.isdisjoint(results(stem)):
+            number = numbers.get(stem.casefold(), 2)
+            while any(name in taken or name in own for name in results(f"{stem}-{number}")):
+                number += 1
+            numbers[stem.casefold()] = number + 1
+            stems[i] = f"{stem}-{number}"
+        taken |= results(stems[i])
     return stems
 
 
