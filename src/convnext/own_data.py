@@ -32,6 +32,8 @@ def choose_images(opened: tasks.Opened, data: str | None, split: str | None, opt
         )
     overrides = {key: value for key, value in options.items() if value is not None and hasattr(spec.recipe, key)}
     asked = replace(own or spec.recipe(), **({"data": data} if data else {}), **overrides)
+    if data and own and not same_path(own.data, data):
+        asked = replace(asked, read=spec.recipe().read)  # how another dataset is read says nothing about this one
     if own and own.data and (data is None or is_own_data(opened, own, asked)):
         split = split or "val"
         samples = spec.open_split(asked, split)
@@ -53,7 +55,7 @@ def is_own_data(opened: tasks.Opened, own: Any, asked: Any) -> bool:
     if same_path(own.data, asked.data):
         return True
     told = opened.loaded.metadata.get("split")
-    if not isinstance(told, dict) or not told.get("fingerprint") or not Path(asked.data).expanduser().is_dir():
+    if not isinstance(told, dict) or not told.get("fingerprint") or not Path(asked.data).expanduser().exists():
         return False
     try:
         train, _ = opened.spec.open_data(asked)

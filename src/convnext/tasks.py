@@ -156,7 +156,9 @@ class Opened:
             for key, value in told.items()
             if isinstance(value, plain) and isinstance(getattr(standard, key, self), plain)
         }
-        return replace(standard, **known)
+        given = told["read"] if isinstance(told.get("read"), dict) else {}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        return replace(standard, read=replace(standard.read, **given), **known)
 
 
 def open_trained(

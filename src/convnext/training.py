@@ -184,7 +184,7 @@ def _run(
             raise ConvNextError(
                 f"The class {label!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
             )
-    if Path(recipe.data).expanduser().is_dir():  # so that the run can be evaluated from anywhere
+    if recipe.data and Path(recipe.data).expanduser().exists():  # so that the run can be evaluated from anywhere
         recipe = replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:

@@ -147,16 +147,16 @@ def test_missing_data(tmp_path):
 
 
 def test_one_class_is_an_error_and_files_that_look_like_labels_are_named(tmp_path):
-    """A table of labels, YOLO's data.yaml and Pascal VOC's XML: no class folders, nothing to learn."""
+    """A table and text of no format that is read: no class folders, nothing to learn."""
     for seed in range(4):
         save(picture(seed), tmp_path / "images" / f"{seed}.png")
-        (tmp_path / "images" / f"{seed}.xml").write_text("<annotation/>")
-    for name in ("labels.csv", "data.yaml", "notes.txt", "classes.txt"):
+        (tmp_path / "images" / f"{seed}.txt").write_text("a cat")
+    for name in ("scores.csv", "settings.yaml", "notes.txt", "classes.txt"):
         (tmp_path / name).write_text("")
     (error,) = check(str(tmp_path)).errors
     assert "one class, 'images': there is nothing to learn" in error
-    assert "labels.csv, data.yaml, images/*.xml (4 files)" in error
-    with pytest.raises(ConvNextError, match="one class, 'images'.*labels.csv"):
+    assert "scores.csv, settings.yaml, images/*.txt (4 files)" in error
+    with pytest.raises(ConvNextError, match="one class, 'images'.*scores.csv"):
         open_dataset(str(tmp_path), 0.25, 0)
     (tmp_path / "labels").mkdir()
     for seed in range(4):

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from convnext.classification.dataset import ImageDataset
-from convnext.classification.open import one_class, open_parts
+from convnext.classification.open import FOUND, one_class, open_parts
 from convnext.data.images import ImageError
 from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
 from convnext.data.unread import unread_sentence
+from convnext.recipes.reading import Reading
 
 IMBALANCE = 10.0
 """Largest class over smallest class from which there is a warning."""
@@ -38,6 +39,8 @@ class CheckReport:
     train_counts: list[int]
     """Images per class, unreadable ones included."""
     val_counts: list[int]
+    train_images: int
+    val_images: int
     unreadable_train: dict[str, str]
     """Reason by name."""
     unreadable_val: dict[str, str]
@@ -51,6 +54,10 @@ class CheckReport:
     """Sentence about files that look like labels and are not read; empty without any."""
     max_corrupt_share: float
     """Share of unreadable training images at which a training stops."""
+    format: str = ""
+    """What the data was read as."""
+    multi_label: bool = False
+    """True if images can have any number of labels."""
 
     @property
     def imbalance(self) -> float:
@@ -61,12 +68,12 @@ class CheckReport:
     def errors(self) -> list[str]:
         """Problems that stop a training or falsify its result, a sentence each."""
         found = []
-        train, bad_train, bad_val = sum(self.train_counts), len(self.unreadable_train), len(self.unreadable_val)
+        train, bad_train, bad_val = self.train_images, len(self.unreadable_train), len(self.unreadable_val)
         if bad_train > self.max_corrupt_share * train:
             found.append(f"{bad_train:,} of {train:,} training images cannot be read; a training would stop.")
         if bad_val:
-            found.append(f"{bad_val:,} of {sum(self.val_counts):,} validation images cannot be read.")
-        if len(self.classes) < 2:
+            found.append(f"{bad_val:,} of {self.val_images:,} validation images cannot be read.")
+        if len(self.classes) < 2 and not self.multi_label:
             found.append(one_class(self.classes, self.data))
         if missing := self._without(self.train_counts):
             found.append(f"No training images of {some(missing)}.")
@@ -76,7 +83,7 @@ class CheckReport:
     def warnings(self) -> list[str]:
         """Findings that a person should judge, a sentence each."""
         found = []
-        train, bad_train = sum(self.train_counts), len(self.unreadable_train)
+        train, bad_train = self.train_images, len(self.unreadable_train)
         if 0 < bad_train <= self.max_corrupt_share * train:
             found.append(f"{bad_train:,} of {train:,} training images cannot be read; others will replace them.")
         if IMBALANCE <= self.imbalance < float("inf"):
@@ -89,7 +96,7 @@ class CheckReport:
         if self.unread and len(self.classes) > 1:
             found.append(self.unread)
         if leaked := sum(len(group.val) for group in self.duplicates if group.train):
-            found.append(f"{leaked:,} of {sum(self.val_counts):,} validation images are in the training part, too.")
+            found.append(f"{leaked:,} of {self.val_images:,} validation images are in the training part, too.")
         if copies := sum(len(group.train) - 1 for group in self.duplicates if group.train):
             found.append(f"{copies:,} of {train:,} training images are copies of others.")
         if contradictory := sum(len(group.classes) > 1 for group in self.duplicates):
@@ -107,11 +114,12 @@ def check(
     max_corrupt_share: float = 0.01,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    reading: Reading = FOUND,
 ) -> CheckReport:
     """Decode every image of `data` once and report on it.
 
     Args:
-        data, val_share, seed: as in `open_parts`.
+        data, val_share, seed, reading: as in `open_parts`.
         max_corrupt_share: share of unreadable training images at which a training stops.
         threads: threads that decode; None: one per core, at most 16.
         progress: called with (images done, images in total) every `BLOCK` images and at the end.
@@ -119,7 +127,7 @@ def check(
     Raises:
         ConvNextError: the data cannot be opened at all.
     """
-    train, val = open_parts(data, val_share, seed)
+    train, val = open_parts(data, val_share, seed, reading)
     names = [part.name(i) for part in (train, val) for i in range(len(part))]
     looks: list[Look] = []
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
@@ -137,8 +145,10 @@ def check(
     return CheckReport(
         data=data,
         classes=train.classes,
-        train_counts=np.bincount(train.labels, minlength=len(train.classes)).tolist(),
-        val_counts=np.bincount(val.labels, minlength=len(train.classes)).tolist(),
+        train_counts=train.counts().tolist(),
+        val_counts=val.counts().tolist(),
+        train_images=len(train),
+        val_images=len(val),
         unreadable_train=dict(unreadable[:bad_train]),
         unreadable_val=dict(unreadable[bad_train:]),
         duplicates=_duplicates(looks, names, train, val),
@@ -147,6 +157,8 @@ def check(
         modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
         unread=unread_sentence(Path(data).expanduser()).strip(),
         max_corrupt_share=max_corrupt_share,
+        format=train.format,
+        multi_label=train.multi_label,
     )
 
 
@@ -158,7 +170,11 @@ def _source(dataset: ImageDataset, i: int) -> Path | bytes | Image.Image | Image
 
 
 def _duplicates(looks: list[Look], names: list[str], train: ImageDataset, val: ImageDataset) -> list[Duplicates]:
-    labels = np.concatenate([train.labels, val.labels])
+    joined_labels = np.concatenate([train.labels, val.labels])
+
+    def labels(i: int) -> list[int]:
+        return (np.flatnonzero(joined_labels[i]) if train.multi_label else joined_labels[i : i + 1]).tolist()
+
     groups = defaultdict(list)
     for i, look in enumerate(looks):
         if not look.reason:
@@ -167,7 +183,9 @@ def _duplicates(looks: list[Look], names: list[str], train: ImageDataset, val: I
         Duplicates(
             train=[names[i] for i in group if i < len(train)],
             val=[names[i] for i in group if i >= len(train)],
-            classes=[train.classes[label] for label in np.unique(labels[group])],
+            classes=list(
+                dict.fromkeys(" + ".join(train.classes[k] for k in each) for each in sorted(map(labels, group)))
+            ),
         )
         for group in groups.values()
         if len(group) > 1

@@ -16,9 +16,9 @@ def report_check(data: str, recipe: Classification, out: Path) -> int:
     """Examine `data` as a run of `recipe` would open it; 1 if something would stop a training or falsify its result."""
     console = stdout()
     with progress_bar("reading every image") as progress:
-        report = check(data, recipe.val_share, recipe.seed, progress=progress)
+        report = check(data, recipe.val_share, recipe.seed, progress=progress, reading=recipe.read)
     _print(report, console)
-    some = sum(report.train_counts) > len(report.unreadable_train)
+    some = report.train_images > len(report.unreadable_train)
     draw = (lambda: _draw_batch(data, recipe, out)) if some else None
     return conclude(report, "A batch as the model sees it", draw, console)
 
@@ -26,8 +26,12 @@ def report_check(data: str, recipe: Classification, out: Path) -> int:
 def _print(report: CheckReport, console: Out) -> None:
     counts = list(zip(report.train_counts, report.val_counts, strict=True))
     print_classes(report.classes, counts, ("train", "val"), "", console)
-    train, val = sum(report.train_counts), sum(report.val_counts)
-    console.print(f"{report.data}: {train:,} to train on, {val:,} held out, {len(report.classes)} classes")
+    train, val = report.train_images, report.val_images
+    several = ", several to an image" if report.multi_label else ""
+    read_as = f" ({report.format})" if report.format else ""
+    console.print(
+        f"{report.data}{read_as}: {train:,} to train on, {val:,} held out, {len(report.classes)} classes{several}"
+    )
     print_sides(report, console)
     if report.modes:
         console.print("modes: " + ", ".join(f"{mode} {count:,}" for mode, count in report.modes.items()))
@@ -52,7 +56,7 @@ def _draw_batch(data: str, recipe: Classification, out: Path) -> Path:
     from convnext.seeding import seed_cpu
 
     pre = Preprocess.for_size(recipe.image_size)
-    images = open_dataset(data, recipe.val_share, recipe.seed)[0]
+    images = open_dataset(data, recipe.val_share, recipe.seed, recipe.read)[0]
     augmented, plain = train_transform(pre, recipe.augment), eval_transform(pre)
     views, titles = [], []
     for i in epoch_order(len(images), recipe.seed, 0):
@@ -62,7 +66,7 @@ def _draw_batch(data: str, recipe: Classification, out: Path) -> Path:
             continue
         seed_cpu(recipe.seed, "sample", 0, int(i))
         views.append([view(image).permute(1, 2, 0).numpy() * pre.std + pre.mean for view in (augmented, plain)])
-        titles.append(images.classes[images.labels[i]])
+        titles.append(", ".join(images.label_names(i)))
         if len(views) == VIEWS:
             break
     return draw_batch(views, titles, out / "batch.png")

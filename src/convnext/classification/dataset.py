@@ -1,4 +1,4 @@
-"""Datasets of images with one label each: labels and names known without decoding, images decoded one at a time.
+"""Datasets of images with one label each, or any number: labels and names known without decoding, images one at a time.
 
 `data.loader.Samples` is what loaders ask of the datasets of all tasks.
 
@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,17 +17,38 @@ from PIL import Image
 from convnext.data import split
 from convnext.data.images import decode, to_rgb
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class ImageDataset(ABC):
-    """N images with one label each.
+    """N images with one label each, or with any number of them.
 
     Attributes:
         classes: the K class names, in the order of the labels.
-        labels: (N,) int64 in 0..K-1.
+        labels: (N,) int64 in 0..K-1; of data with any number of labels per image (N, K) bool.
+        format: the format that they were read from, for people.
     """
 
     classes: list[str]
     labels: np.ndarray
+    format: str = ""
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image can have any number of labels; `target` is then a row of ones and zeros."""
+        return self.labels.ndim == 2
+
+    def counts(self) -> np.ndarray:
+        """(K,) int64: images of each class."""
+        if self.multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def label_names(self, i: int) -> list[str]:
+        """Class names of image i."""
+        labels = np.flatnonzero(self.labels[i]) if self.multi_label else [self.labels[i]]
+        return [self.classes[label] for label in labels]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,9 +76,13 @@ class ImageDataset(ABC):
         """The file that image i alone is in; None where images are stored otherwise."""
         return None
 
-    def target(self, i: int) -> int:
-        """The label of image i."""
-        return int(self.labels[i])
+    def target(self, i: int) -> "int | Tensor":
+        """The label of image i; of several, (K,) float32 with a 1 for each of its classes, which batches stack to (B, K)."""
+        if not self.multi_label:
+            return int(self.labels[i])
+        import torch
+
+        return torch.from_numpy(self.labels[i].astype(np.float32))
 
     def check_header(self, i: int) -> None:  # noqa: B027, only some have files
         """Read the header of image i, if it is a file of its own. Raises ImageError."""
@@ -66,7 +92,7 @@ class ImageDataset(ABC):
         return _Subset(self, np.asarray(indices, dtype=np.int64))
 
     def relabeled(self, labels: np.ndarray, classes: list[str]) -> "ImageDataset":
-        """The same images with other labels (N,) and class names."""
+        """The same images with other labels, (N,) or (N, K), and class names."""
         other = copy(self)
         other.labels, other.classes = labels, classes
         return other
@@ -76,7 +102,7 @@ class _Subset(ImageDataset):
     def __init__(self, whole: ImageDataset, indices: np.ndarray):
         self._whole = whole
         self._indices = indices
-        self.classes = whole.classes
+        self.classes, self.format = whole.classes, whole.format
         self.labels = whole.labels[indices]
 
     def name(self, i: int) -> str:
@@ -94,7 +120,7 @@ class _Subset(ImageDataset):
 
 class _Joined(ImageDataset):
     def __init__(self, parts: Sequence[ImageDataset]):
-        self._parts, self.classes = parts, parts[0].classes
+        self._parts, self.classes, self.format = parts, parts[0].classes, parts[0].format
         self._ends = np.cumsum([len(part) for part in parts])
         self.labels = np.concatenate([part.labels for part in parts])
 
@@ -136,8 +162,20 @@ def joined(*parts: ImageDataset) -> ImageDataset:
     return _Joined(parts)
 
 
+def rarest(labels: np.ndarray) -> np.ndarray:
+    """(N, K) bool -> (N,) int64: of each image's classes the one with the fewest images, K without any."""
+    counts = np.append(labels.sum(axis=0), len(labels) + 1)
+    order = np.argsort(counts, kind="stable")
+    having = np.column_stack([labels, np.ones(len(labels), dtype=bool)])[:, order]
+    return order[having.argmax(axis=1)]
+
+
 def hold_out(dataset: ImageDataset, share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """Split into (train, val), `share` of each class to val; see `data.split.hold_out`, as for the errors."""
+    """Split into (train, val), `share` of each class to val; see `data.split.hold_out`, as for the errors.
+
+    An image with several labels counts for the class that has the fewest images.
+    """
     names = [dataset.name(i) for i in range(len(dataset))]
-    train, val = split.hold_out(names, share, seed, dataset.labels)
+    labels = rarest(dataset.labels) if dataset.multi_label else dataset.labels
+    train, val = split.hold_out(names, share, seed, labels)
     return dataset.subset(train), dataset.subset(val)

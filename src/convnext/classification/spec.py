@@ -91,9 +91,9 @@ class ClassificationSpec(TaskSpec):
         if not recipe.data:
             raise ConvNextError(
                 "This recipe needs images: give --data with a folder of images (train/ and val/, or one folder per class), a "
-                "folder of parquet files, `digits`, or `torchvision:NAME`."
+                "table (.csv, .tsv, .jsonl), a folder of parquet files, `digits`, or `torchvision:NAME`."
             )
-        return open_dataset(recipe.data, recipe.val_share, recipe.seed)
+        return open_dataset(recipe.data, recipe.val_share, recipe.seed, recipe.read)
 
     def open_split(self, recipe: Recipe, split: str) -> ImageDataset:
         from convnext.classification.dataset import joined
@@ -104,7 +104,7 @@ class ClassificationSpec(TaskSpec):
     def open_foreign(self, recipe: Recipe, loaded: Loaded) -> ImageDataset:
         from convnext.classification.open import open_for_evaluation
 
-        return open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed)
+        return open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed, recipe.read)
 
     def fingerprint(self, samples: ImageDataset) -> str:
         from convnext.classification.open import fingerprint

@@ -40,6 +40,10 @@ class ClassificationTask(DataTask):
         say: Callable[..., None],
     ):
         super().__init__(recipe, plan, train, val, fingerprint(train), world, folder, say)
+        if train.multi_label:
+            raise ConvNextError(
+                f"{recipe.data} has several labels for an image, which this version reads and does not train on."
+            )
         self.recipe = recipe
         self.preprocess = Preprocess.for_size(recipe.image_size)
         self.classes = list(train.classes)

@@ -1,6 +1,6 @@
 """`convnext data check DATA` and `convnext data corrupt DATA OUT`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from convnext.cli.parsing import parse
 from convnext.console import progress_bar, stdout
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.ranges import SIDE, ranged
+from convnext.recipes.reading import Reading
 
 Data = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 
@@ -38,6 +39,7 @@ class Arguments:
     """Share held out for validation, when the data has no validation part of its own."""
     seed: int = 0
     """Decides which images are held out, and the drawn augmentation."""
+    read: Reading = field(default_factory=Reading)
 
 
 CORRUPT = """Write corrupted copies of the validation images, in ImageNet-C's layout: OUT/CORRUPTION/SEVERITY/CLASS/NAME.jpg.
@@ -110,7 +112,9 @@ def check(arguments: Arguments) -> int:
     spec = next(spec for spec in reversed(tasks.specs()) if spec.recognises(arguments.data))
     if spec.recipe is not type(recipe):
         recipe = spec.recipe()
-    recipe = replace(recipe, data=arguments.data, val_share=arguments.val_share, seed=arguments.seed)
+    recipe = replace(
+        recipe, data=arguments.data, val_share=arguments.val_share, seed=arguments.seed, read=arguments.read
+    )
     if arguments.image_size is not None:
         recipe = spec.at_size(recipe, arguments.image_size)
     return spec.check_data(arguments.data, recipe, arguments.out)

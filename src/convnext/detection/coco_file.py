@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from convnext.data.images import ImageError
+from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 
 
@@ -24,18 +25,6 @@ def require(module: str) -> Any:
             f"Masks and average precision in COCO's format need {module.partition('.')[0]}, which cannot be imported "
             f'({error}). Install it: pip install "convnext[detection]"'
         ) from None
-
-
-class Texts:
-    """Many byte strings in one buffer: touching a list of them would copy it into every loader process."""
-
-    def __init__(self, texts: Iterable[bytes]):
-        texts = list(texts)
-        self.buffer = b"".join(texts)
-        self.ends = np.cumsum([0] + [len(text) for text in texts])
-
-    def __getitem__(self, i: int) -> bytes:
-        return self.buffer[self.ends[i] : self.ends[i + 1]]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from convnext.recipes.optim import AdamW, Optim, PolyOptim, StepOptim
 from convnext.recipes.ranges import LONG_SIDE, MAX_BATCH, MAX_SIDE, SHARE, SIDE, STRICT, WORKERS, ranged
+from convnext.recipes.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=ModelOptions)
     optim: AdamW = field(default_factory=AdamW)
     ema: Ema = field(default_factory=Ema)
+    read: Reading = field(default_factory=Reading)
     runtime: Runtime = field(default_factory=Runtime)
 
     def __init_subclass__(cls, **keywords) -> None:
@@ -263,8 +265,8 @@ class Classification(ByEpochs, Recipe):
     task: ClassVar[str] = "classification"
 
     data: str = ""
-    """Folder of images (train/ and val/, or one folder per class), folder of parquet files, `digits`, or
-    `torchvision:NAME`."""
+    """Folder of images (train/ and val/, or one folder per class), table (.csv, .tsv, .jsonl), folder of parquet files,
+    `digits`, or `torchvision:NAME`; docs/own-data.md has all formats."""
     image_size: int = ranged(224, **SIDE)
     """Side of the square input in pixels."""
     model: Model = field(default_factory=Model)

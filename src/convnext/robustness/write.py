@@ -60,6 +60,10 @@ def write_corrupted(
     preprocess = Preprocess.for_size(size)
     written = 0
     for i in range(len(images)):
+        if images.multi_label:
+            raise ConvNextError(
+                f"{data} has several labels for an image, and ImageNet-C's layout one folder for each class."
+            )
         label = images.classes[images.labels[i]]
         path = _inside(images.name(i), label)
         wanted = {

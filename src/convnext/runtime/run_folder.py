@@ -20,7 +20,7 @@ from convnext.recipes.ranges import check_ranges
 from convnext.recipes.schema import Recipe
 from convnext.runtime.names import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, SUMMARY
 
-NOT_THE_RESULT = ("runtime.", "source", "data")  # the data has its own check: a fingerprint in the checkpoint
+NOT_THE_RESULT = ("runtime.", "source", "data", "read.")  # the data has its own check: a fingerprint in the checkpoint
 
 
 def claim(folder: Path, name: str, recipe: Recipe) -> str:

@@ -20,7 +20,7 @@ from convnext.task.engine import DataTask, build_dense, on_device
 
 class SegmentationTask(DataTask):
     metric = "miou"
-    split_fields = ("data", "val_share", "seed", "reduce_zero_label")
+    split_fields = ("data", "val_share", "seed", "read", "reduce_zero_label")
     columns = (("miou", "mIoU %", 2), ("macc", "class accuracy %", 2), ("aacc", "pixel accuracy %", 2))
 
     def __init__(

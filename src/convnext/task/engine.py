@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +43,7 @@ class DataTask(ABC):
     metric: ClassVar[str]
     columns: ClassVar[tuple[tuple[str, str, int], ...]]
     counted: ClassVar[bool] = False
-    split_fields: ClassVar[tuple[str, ...]] = ("data", "val_share", "seed")
+    split_fields: ClassVar[tuple[str, ...]] = ("data", "val_share", "seed", "read")
     collate: Callable[[list], Batch] = staticmethod(collate)
     sort_by: np.ndarray | None = None
     model: nn.Module
@@ -109,7 +109,7 @@ class DataTask(ABC):
             "classes": self.classes,
             "preprocess": asdict(self.preprocess),
             "data": self._recipe.data,
-            "split": {name: getattr(self._recipe, name) for name in self.split_fields}
+            "split": {name: plain(getattr(self._recipe, name)) for name in self.split_fields}
             | {"fingerprint": self.fingerprint},
             "recipe": self._recipe.source,
             **facts,
@@ -129,6 +129,14 @@ class DataTask(ABC):
                 f"{self._recipe.max_corrupt_share:g} that --max-corrupt-share allows. They are listed in "
                 f"{self._unreadable_log}; `convnext data check {self._recipe.data}` examines all of them."
             )
+
+
+def plain(value: Any) -> Any:
+    """A field of a recipe as JSON values: of a group of options, those that are not the standard."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    standard = type(value)()
+    return {key: each for key, each in asdict(value).items() if each != getattr(standard, key)}
 
 
 def _noted(log: Path) -> set[str]:

@@ -59,6 +59,17 @@ class Preprocess(_Section):
     std: Annotated[list[Positive], Field(min_length=1, max_length=1024)] = [1.0]
 
 
+class Reading(_Section):
+    """How the training data was read, where that was not found out (`recipes.reading`)."""
+
+    format: Word | None = None
+    images: Text | None = None
+    file_column: Text | None = None
+    label_columns: Annotated[list[Text], Field(max_length=100_000)] = []
+    split_column: Text | None = None
+    separator: Text | None = None
+
+
 class Split(_Section):
     """The training data and how it was split, so that `evaluate` finds the held-out part."""
 
@@ -67,6 +78,7 @@ class Split(_Section):
     seed: int = 0
     fingerprint: Annotated[str, Field(max_length=200)] | None = None
     reduce_zero_label: bool | None = None
+    read: Reading = Reading()
 
 
 class Metadata(_Section):

@@ -1,0 +1,66 @@
+"""The formats of datasets: one file each, and one entry here.
+
+A format is found by the names of what is in a folder. Its reader gives a `Content`, which every task turns into its own
+dataset; formats that a task reads by itself, for speed or because labels are not in files, have their reader there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext.data.formats import folder, table
+from convnext.data.formats.content import Content
+from convnext.errors import ConvNextError, nearest
+from convnext.recipes.reading import Reading
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of datasets.
+
+    Attributes:
+        name: what `--read.format` takes; `title`: for people.
+        layout: the files in a few words.
+        found: True if a folder or file is laid out so, going by names.
+        read: reader; None where only the tasks read it.
+    """
+
+    name: str
+    title: str
+    layout: str
+    found: Callable[[Path], bool]
+    read: Callable[[Path, Reading], Content] | None = None
+
+
+def _is_parquet(root: Path) -> bool:
+    return any(next(root.glob(pattern), None) for pattern in ("*.parquet", "data/*.parquet"))
+
+
+FORMATS = (
+    Format("parquet", "parquet", "train*.parquet with images and labels", _is_parquet),
+    Format("folder", "image folder", "a folder per class, alone or in train/ and val/", folder.is_class_folders),
+    Format(
+        "table",
+        "table",
+        "labels.csv, .tsv or .jsonl: a file and its labels in each row",
+        table.is_table,
+        table.read_tables,
+    ),
+)
+"""Looked for in this order."""
+
+
+def find_format(root: Path, reading: Reading) -> Format:
+    """The format that `reading` names, or the first that is found; a folder per class where none is.
+
+    Raises:
+        ConvNextError: there is no format of that name.
+    """
+    by_name = {each.name: each for each in FORMATS}
+    if reading.format is not None:
+        if reading.format not in by_name:
+            raise ConvNextError(
+                f"There is no format {reading.format!r}.{nearest(reading.format, by_name)} There are: {', '.join(by_name)}."
+            )
+        return by_name[reading.format]
+    return next((each for each in FORMATS if each.found(root)), by_name["folder"])

@@ -1,0 +1,146 @@
+"""What a dataset of any format says, in one form: images with labels of the whole image, and with objects.
+
+Readers of formats make it, tasks turn it into the datasets that they train on, writers of formats write it. Images are in
+the order of their names, part by part, so that the same images are in the same order whatever format they came from.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from convnext.data.images import ImageError, open_image, orientation
+from convnext.errors import ConvNextError
+
+MAX_FILE = 2**30
+"""Bytes of one file of labels: far above any real one, and below what would fill a machine's memory."""
+
+
+@dataclass(slots=True)
+class Object:
+    """An object in an image: label, box x y w h in pixels, and what COCO calls its segmentation (polygons or run lengths).
+
+    `crowd` marks what is neither learnt nor counted: COCO's crowds, VOC's difficult objects. `area`: None for w x h.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    segmentation: Any = None
+    crowd: bool = False
+    area: float | None = None
+
+
+@dataclass(slots=True)
+class Item:
+    """An image and what is said of it.
+
+    Attributes:
+        name: stable id: its path below the folder of the images, with slashes.
+        file: where it is.
+        part: "train", "val", or "" for what has no part.
+        labels: classes of the whole image, ascending; empty where there are only objects.
+        size: (height, width) where the format states it.
+        where: the file, and the line, that say so; for messages.
+    """
+
+    name: str
+    file: Path
+    part: str = ""
+    labels: tuple[int, ...] = ()
+    objects: list[Object] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    where: str = ""
+
+
+@dataclass
+class Content:
+    """A dataset as one format has it.
+
+    Attributes:
+        format: its name for people.
+        path: what was read.
+        classes: class names in the order of the labels.
+        multi_label: True if an image can have any number of labels.
+        notes: what a person should know about the reading, a sentence each.
+        problems: mistakes that do not keep it from being read, a sentence each, for `data check`.
+    """
+
+    format: str
+    path: Path
+    classes: list[str]
+    items: list[Item]
+    multi_label: bool = False
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        order = {"train": 0, "": 0, "val": 1}
+        self.items.sort(key=lambda item: (order.get(item.part, 2), item.name.split("/")))
+
+    def part(self, *names: str) -> list[Item]:
+        """The images of some parts."""
+        return [item for item in self.items if item.part in names]
+
+
+def inside(root: Path, name: str, where: str) -> tuple[Path, str]:
+    """The file that a path in a file of labels means, and its path below `root`, with slashes.
+
+    Raises:
+        ConvNextError: it leaves `root`, or is no path at all. Judged by the words: links in folders are followed.
+    """
+    text = name.strip().replace("\\", "/")
+    if not text or "\0" in text:
+        raise ConvNextError(f"{where} has no path of an image: {name[:80]!r}.")
+    below = os.path.normpath(text)
+    if os.path.isabs(below):
+        base = os.path.normpath(root.absolute())
+        below = os.path.relpath(below, base)
+    if below.split(os.sep, 1)[0] == ".." or below == ".":
+        raise ConvNextError(
+            f"{where}: {name[:200]!r} is outside {root}. Paths must stay below the folder of the images; give the one that "
+            "has all of them with --read.images."
+        )
+    below = PurePosixPath(below.replace(os.sep, "/")).as_posix()
+    return root / below, below
+
+
+def image_size(file: Path) -> tuple[int, int] | None:
+    """(height, width) of an image file as people see it, from its header; None if it cannot be read."""
+    try:
+        with open_image(file) as image:
+            width, height = image.size
+            turned = (orientation(image) or 1) >= 5
+    except ImageError:
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def read_text(path: Path, most: int = MAX_FILE) -> str:
+    """The text of a small file of labels.
+
+    Raises:
+        ConvNextError: it is missing, larger than `most` bytes, or not UTF-8; the message has the line.
+    """
+    try:
+        if not path.is_file():
+            raise ConvNextError(f"There is no file {path}.")
+        if (size := path.stat().st_size) > most:
+            raise ConvNextError(f"{path} has {size:,} bytes, more than the {most:,} that a file of labels may have.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConvNextError(f"Cannot read {path}: {error.strerror}. Make it readable or remove it.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConvNextError(f"{path}, line {line}, is not UTF-8. Save the file as UTF-8.") from None
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """Class names in order: numbers by value if all are whole numbers, else by letter."""
+    names = list(names)
+    if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
