@@ -37,10 +37,16 @@ def choose_images(opened: tasks.Opened, data: str | None, split: str | None, opt
     if own and own.data and (data is None or is_own_data(opened, own, asked)):
         split = split or "val"
         samples = spec.open_split(asked, split)
+        if not len(samples):
+            raise ConvNextError(
+                f"{opened.loaded.source} was trained on all of {asked.data}; nothing was held out. Give other labelled images "
+                "with --data, or --split train for those that it was trained on."
+            )
         where = {"val": "held out", "train": "trained on", "all": "held out and trained on"}[split]
         counts = {"val": 0, "train": len(samples)}
         trained_on = counts[split] if split in counts else len(spec.open_split(asked, "train"))
         return Chosen(samples, f"{asked.data} ({where}{'' if split == 'val' else f': {trained_on:,}'})", trained_on)
+    asked = replace(asked, **dict.fromkeys(asked.places[1:], ""))  # of the training data, not of this
     if split is not None:
         samples = spec.open_split(asked, split)
     else:

@@ -48,7 +48,8 @@ class TrainingRun:
 
     @property
     def best(self) -> dict:
-        """The best evaluation so far: score, weights ("raw" or "ema") and step; empty before the first."""
+        """The best evaluation so far: score, weights ("raw" or "ema") and step; empty before the first. Without the score,
+        the last weights of a run that held out no images."""
         return dict(self._summary().get("best") or {})
 
     def _summary(self) -> dict:
@@ -67,7 +68,7 @@ class TrainingRun:
 
     def __str__(self) -> str:
         best = self.best
-        score = f", best {best['score']:.2f} % ({best['weights']}, step {best['step']})" if best else ""
+        score = f", best {best['score']:.2f} % ({best['weights']}, step {best['step']})" if "score" in best else ""
         return f"run of {self.name} in {self.folder}{score}"
 
     def __repr__(self) -> str:
@@ -184,8 +185,10 @@ def _run(
             raise ConvNextError(
                 f"The class {label!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
             )
-    if recipe.data and Path(recipe.data).expanduser().exists():  # so that the run can be evaluated from anywhere
-        recipe = replace(recipe, data=str(Path(recipe.data).expanduser().absolute()))
+    for field in recipe.places:  # so that the run can be evaluated from anywhere
+        place = getattr(recipe, field)
+        if place and Path(place).expanduser().exists():
+            recipe = replace(recipe, **{field: str(Path(place).expanduser().absolute())})
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:
         world.on_main(lambda: _fetch(name, recipe))
@@ -194,7 +197,7 @@ def _run(
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
         ("model", ", ".join(filter(None, (recipe.model.name, f"{len(train_images.classes)} classes", size)))),
-        ("data", f"{recipe.data}: {len(train_images):,} to train on, {len(val_images):,} held out"),
+        ("data", f"{recipe.data}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
         ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
         *plan.rows()[1:],
         ("folder", folder),
@@ -228,6 +231,14 @@ def _run(
     return TrainingRun(folder, name, recipe, finished=True)
 
 
+def _evaluated(recipe: Recipe, images: Any) -> str:
+    """The images that a run is evaluated on, in words."""
+    if not len(images):
+        return "none held out, so no evaluation"
+    elsewhere = [place for field in recipe.places[1:] if (place := getattr(recipe, field))]
+    return f"{len(images):,} " + (f"of {elsewhere[0]} to evaluate on" if elsewhere else "held out")
+
+
 def changed_files(spec: Any, images: Any, folder: Path) -> list[Path]:
     """Files of images that are newer than the run's newest checkpoint; of very many, those of `LOOKED_AT` at equal distances."""
     from convnext.runtime.names import CHECKPOINTS
@@ -258,6 +269,8 @@ def _check_validation(images: Any, console: Out) -> None:
     from convnext.console import progress_bar
     from convnext.data.readable import check_readable
 
+    if not len(images):
+        return
     with progress_bar("checking the validation images", not console.quiet) as progress:
         if problem := check_readable(images, progress=progress):
             raise problem
@@ -272,12 +285,20 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
     from convnext.runtime.names import CURVES, METRICS, RUN_FILES, SUMMARY
     from convnext.task.results import interval
 
-    last = [record for record in read_lines(folder / METRICS) if record["kind"] == "eval"][-1]
+    evaluations = [record for record in read_lines(folder / METRICS) if record["kind"] == "eval"]
+    last = evaluations[-1] if evaluations else {}
     summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
     replace_text(folder / SUMMARY, to_json(summary, indent=2) + "\n")
     draw_curves(folder)
-    columns = [column for column in task.columns if f"raw/{column[0]}" in last]
     labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
+    if not evaluations:
+        which = labels[state.best["weights"] if state.best else "raw"].removeprefix("their ")
+        console.print(
+            f"Nothing was held out to evaluate on: {RUN_FILES['best']} holds the {which}. Curves: {folder / CURVES}"
+        )
+        console.print(f"Next: convnext predict {folder} IMAGES...   convnext evaluate {folder} --data DIR")
+        return
+    columns = [column for column in task.columns if f"raw/{column[0]}" in last]
     rows = [
         (text, RUN_FILES[label], *(f"{last[f'{label}/{metric}']:.{digits}f}" for metric, _, digits in columns))
         for label, text in labels.items()

@@ -36,6 +36,34 @@ def test_it_learns_a_folder_of_pictures_and_leaves_everything_behind(striped, tm
     assert metadata["metrics"]["top1"] == summary["best"]["score"]
 
 
+def test_a_run_without_held_out_images_trains_on_all_and_keeps_the_last(striped, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = [*SCRATCH, "--epochs", "2", "--data", str(striped), "--out", str(out), "--val-share", "0"]
+    images = sum(1 for _ in striped.glob("*/*.png"))
+    assert run(["train", "small/scratch", *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{images} to train on, none held out" in said
+    assert "best.safetensors holds the moving average (EMA)" in said
+    assert {record["kind"] for record in metrics(out)} == {"train"}
+    with safe_open(out / "best.safetensors", "pt") as best, safe_open(out / "model_ema.safetensors", "pt") as last:
+        assert all((best.get_tensor(key) == last.get_tensor(key)).all() for key in last.keys())  # noqa: SIM118
+    assert run(["evaluate", str(out)]) == 2
+    assert "nothing was held out" in " ".join(capsys.readouterr().err.split())
+    assert run(["evaluate", str(out), "--split", "train"]) == 0
+    assert "trained on" in capsys.readouterr().out
+
+
+def test_images_to_evaluate_on_are_named_and_all_of_the_data_is_trained_on(striped, tmp_path, capsys):
+    other = draw_classes(tmp_path / "other", {"across": 5, "down": 3})
+    options = [*SCRATCH, "--epochs", "1", "--data", str(striped), "--val", str(other), "--out", str(tmp_path / "run")]
+    assert run(["train", "small/scratch", *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "8 of" in said
+    assert "on 8 held-out images" in said
+    assert run(["evaluate", str(tmp_path / "run")]) == 0
+    assert "8 images" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_not_trained_again(trained, capsys):
     assert run(["train", "quickstart", *TINY, "--epochs", "2", "--out", str(trained)]) == 0
     assert "is finished" in capsys.readouterr().out

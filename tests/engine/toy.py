@@ -37,6 +37,7 @@ class Toy:
 
     metric = "top1"
     fingerprint = "toy"
+    validates = True
 
     def __init__(self, plan, on_batch: Callable[[int], object] = id, on_evaluate: Callable[[dict], dict] | None = None):
         torch.manual_seed(0)

@@ -94,7 +94,7 @@ def changed(recipe, option, value):
     [
         (Classification(), "image_size", (0, -1, 65536, 4294967296)),
         (Classification(), "max_nonfinite", (0,)),
-        (Classification(), "val_share", (0.0, 1.0, math.nan)),
+        (Classification(), "val_share", (-0.1, 1.0, math.nan)),
         (Classification(), "max_corrupt_share", (-0.1, math.nan, 2.0)),
         (Classification(), "runtime.workers", (-1,)),
         (Classification(), "runtime.keep_checkpoints", (0,)),

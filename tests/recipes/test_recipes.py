@@ -44,6 +44,13 @@ def test_table5_imagenet_22k(size, rate):
     expect(f"table5/{size}-22k", TABLE5 | own | {"model.drop_path_rate": rate, "model.name": f"convnext_{size}"})
 
 
+@pytest.mark.parametrize("size", ["tiny", "base", "xlarge"])
+def test_imagenet_22k_is_trained_on_as_a_whole(size):
+    recipe = recipes.get(f"table5/{size}-22k")
+    plan = make_plan(recipe, 14_197_122)  # Section 3.1: "~14M images"
+    assert (recipe.val_share, plan.steps_per_epoch, plan.total_steps) == (0.0, 3466, 311_940)
+
+
 @pytest.mark.parametrize(("size", "rate", "scale"), [("small", 0.1, 0.0), ("base", 0.2, 0.0), ("large", 0.5, 1e-6)])
 def test_isotropic(size, rate, scale):
     own = {"epochs": 300, "optim.warmup_epochs": 50.0, "model.drop_path_rate": rate, "ema.decay": 0.9999}

@@ -86,13 +86,16 @@ class ClassificationSpec(TaskSpec):
     # -- data and training
 
     def open_data(self, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
-        from convnext.classification.open import open_dataset
+        from convnext.classification.open import open_dataset, open_for_evaluation
 
         if not recipe.data:
             raise ConvNextError(
                 "This recipe needs images: give --data with a folder of images (train/ and val/, or one folder per class), a "
                 "table (.csv, .tsv, .jsonl), a folder of parquet files, `digits`, or `torchvision:NAME`."
             )
+        if recipe.val:
+            train = open_dataset(recipe.data, 0.0, recipe.seed, recipe.read)[0]
+            return train, open_for_evaluation(recipe.val, train.classes, 0.0, recipe.seed, recipe.read)
         return open_dataset(recipe.data, recipe.val_share, recipe.seed, recipe.read)
 
     def open_split(self, recipe: Recipe, split: str) -> ImageDataset:

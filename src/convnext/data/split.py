@@ -14,17 +14,19 @@ def hold_out(
     """Indices of the training and of the validation images, each ascending.
 
     Of each class, `share` goes to validation, rounded, but at least one image and not all of them; the only image of a
-    class stays in training.
+    class stays in training. A share of 0 holds out none.
 
     Args:
         names: stable ids of the N images.
         labels: (N,) int64, one class per image; None: all images are of one class.
 
     Raises:
-        ConvNextError: share is not between 0 and 1, or no class has two images.
+        ConvNextError: share is not in 0 to 1, or images are to be held out and no class has two.
     """
-    if not 0 < share < 1:
-        raise ConvNextError(f"The validation share is {share}, and must be above 0 and below 1; 0.1 holds out 10 %.")
+    if not 0 <= share < 1:
+        raise ConvNextError(f"The validation share is {share}, and must be 0 or more and below 1; 0.1 holds out 10 %.")
+    if share == 0:
+        return np.arange(len(names)), np.arange(0)
     labels = np.zeros(len(names), dtype=np.int64) if labels is None else labels
     counts = np.bincount(labels)
     if not len(names) or counts.max() < 2:

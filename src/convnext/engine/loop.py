@@ -36,6 +36,7 @@ class Task(Protocol):
 
     model: nn.Module
     metric: ClassVar[str]  # the evaluation metric by which the best weights are chosen; higher is better
+    validates: bool  # there is something to evaluate on; without, the last weights are the best
     fingerprint: str  # of the training data: a resumed run must see the same
 
     def batches(self, start: int) -> Iterator:
@@ -69,7 +70,7 @@ class State:
     evaluated: int = 0  # the step of the last evaluation
     skipped: int = 0
     skipped_in_a_row: int = 0
-    best: dict | None = None  # {"score", "weights": "raw" | "ema", "step"}
+    best: dict | None = None  # {"score", "weights": "raw" | "ema", "step"}; no score where nothing was evaluated
     window: list = field(default_factory=list)  # {loss.., grad_norm, skipped} of the steps since the last record
 
 
@@ -141,7 +142,15 @@ class Run:
             self._save_weights("raw", RUN_FILES["raw"])
             if self.ema:
                 self._save_weights("ema", RUN_FILES["ema"])
+            if not self.task.validates:
+                self._take_the_last()
         return state
+
+    def _take_the_last(self) -> None:
+        """Without an evaluation, the last weights are the best, their average where there is one."""
+        which = "ema" if self.ema else "raw"
+        self.state.best = {"weights": which, "step": self.state.step}
+        self._save_weights(which, RUN_FILES["best"])
 
     def _one_step(self, batches: Iterator) -> None:
         state, plan, model = self.state, self.plan, self.task.model
@@ -196,7 +205,11 @@ class Run:
 
     def _evaluation_due(self) -> bool:
         step, plan = self.state.step, self.plan
-        return self.state.evaluated < step and (step % plan.eval_steps == 0 or step == plan.total_steps)
+        return (
+            self.task.validates
+            and self.state.evaluated < step
+            and (step % plan.eval_steps == 0 or step == plan.total_steps)
+        )
 
     def _evaluate(self) -> None:
         state = self.state

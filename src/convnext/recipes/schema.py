@@ -181,13 +181,15 @@ class Recipe:
     task: ClassVar[str]
     decay_rule: ClassVar[str] = "layer"  # see `layer_decay_ids` of the models
     length_option: ClassVar[str]  # the option that makes a run longer
+    places: ClassVar[tuple[str, ...]] = ("data",)  # fields that name data; those after the first may be empty
 
     source: str = ""
     """Where the setting comes from: table and column of the paper, or "ours" and why."""
     data: str = ""
     """Training data; accepted formats depend on the task."""
-    val_share: float = ranged(0.1, above=0, below=1)
-    """Share held out for validation, when the data has no validation part of its own."""
+    val_share: float = ranged(0.1, at_least=0, below=1)
+    """Share held out for validation, when the data has no validation part of its own; one image of each class at least.
+    0: train on everything and evaluate never; the best weights are then the last."""
     total_batch: int = ranged(4096, at_least=1, at_most=MAX_BATCH)
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
     device_batch: int = ranged(128, at_least=1, at_most=MAX_BATCH)
@@ -263,10 +265,14 @@ class Classification(ByEpochs, Recipe):
     """Images with one label each."""
 
     task: ClassVar[str] = "classification"
+    places: ClassVar[tuple[str, ...]] = ("data", "val")
 
     data: str = ""
     """Folder of images (train/ and val/, or one folder per class), table (.csv, .tsv, .jsonl), folder of parquet files,
     `digits`, or `torchvision:NAME`; docs/own-data.md has all formats."""
+    val: str = ""
+    """Images to evaluate on, where they are not in the data: a folder with the same classes, or another data set. All of
+    the data is then trained on."""
     image_size: int = ranged(224, **SIDE)
     """Side of the square input in pixels."""
     model: Model = field(default_factory=Model)

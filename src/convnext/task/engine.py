@@ -74,6 +74,11 @@ class DataTask(ABC):
         self._unreadable_log = folder / f"unreadable{suffix}.jsonl"
         self._unreadable = _noted(self._unreadable_log)
 
+    @property
+    def validates(self) -> bool:
+        """True if there are images to evaluate on."""
+        return len(self.val) > 0
+
     @abstractmethod
     def train_transform(self) -> Callable:
         """(image, target) -> (tensor, target), drawing from the global generators."""

@@ -74,7 +74,8 @@ class Split(_Section):
     """The training data and how it was split, so that `evaluate` finds the held-out part."""
 
     data: Text | None = None
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    val: Text | None = None
+    val_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     seed: int = 0
     fingerprint: Annotated[str, Field(max_length=200)] | None = None
     reduce_zero_label: bool | None = None
