@@ -315,6 +315,7 @@ def evaluate(
     batch: int | None = None,
     workers: int | None = None,
     world: World | None = None,
+    precision: str = "fp32",
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     **options: Any,
 ) -> Evaluation:
@@ -328,8 +329,10 @@ def evaluate(
         batch: images at once; the task's default if None.
         workers: processes that load data; as in training if None.
         world: the processes that share the work; this one alone if None.
+        precision: fp32, bf16, fp16, or auto: the fastest that the device computes well in; an exported file has its own.
         progress: receives (done, total) images.
-        options: of the task: `fast` for detectors, `mode` and `reduce_zero_label` for segmenters.
+        options: of the task: `upright` and `among` for classifiers, `fast` for detectors, `mode` and `reduce_zero_label`
+            for segmenters.
 
     Returns:
         Metrics, tables, per-class results; it prints well, and `.save(folder)` writes JSON and figures.
@@ -338,6 +341,7 @@ def evaluate(
         ConvNextError: no data, data that does not fit the model, or an image that cannot be read.
     """
     from convnext.data.loader import default_workers
+    from convnext.runtime.precision import resolve_precision
     from convnext.runtime.world import World
 
     first = next(iter(models.values()))
@@ -353,7 +357,7 @@ def evaluate(
         chosen.words,
         world,
         given,
-        "fp32" if first.is_exported else first.precision,
+        "fp32" if first.is_exported else resolve_precision(precision, first.device),
         batch,
         workers,
         lambda done: progress(done, share),

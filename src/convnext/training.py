@@ -176,7 +176,7 @@ def _run(
     from convnext.recipes.plan import make_plan
     from convnext.runtime import run_folder
     from convnext.runtime.device import describe
-    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.precision import described, resolve_precision
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)
@@ -189,16 +189,26 @@ def _run(
         place = getattr(recipe, field)
         if place and Path(place).expanduser().exists():
             recipe = replace(recipe, **{field: str(Path(place).expanduser().absolute())})
+    if recipe.from_scratch:
+        recipe = replace(recipe, model=replace(recipe.model, weights=None))
+    elif recipe.needs_weights and not recipe.model.weights:
+        raise ConvNextError(
+            f"{name} fine-tunes ({recipe.source}), and no weights are named: give --model.weights with a checkpoint or a "
+            f"released one, leave the option out for the paper's, or give --from-scratch to train from random weights."
+        )
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:
         world.on_main(lambda: _fetch(name, recipe))
     folder = world.on_main(lambda: out or run_folder.choose_folder(name, recipe))
     size = spec.geometry(recipe)[1]
+    precision = described(resolve_precision(recipe.precision, world.device), world.device)
+    if (published := recipe.published_precision) and precision != published:
+        precision += f" (the paper: {published}; --precision {published})"
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
         ("model", ", ".join(filter(None, (recipe.model.name, f"{len(train_images.classes)} classes", size)))),
         ("data", f"{recipe.data}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
-        ("device", f"{describe(world.device)}, {resolve_precision(recipe.precision, world.device)}"),
+        ("device", f"{describe(world.device)}, {precision}"),
         *plan.rows()[1:],
         ("folder", folder),
     ]
@@ -258,7 +268,7 @@ def _fetch(name: str, recipe: Recipe) -> None:
         fetched(str(recipe.model.weights))
     except ConvNextError as error:
         other = [n for n, r in recipes.recipes().items() if n.startswith("small/") and r.task == recipe.task]
-        without = next((n for n in other if not recipes.get(n).model.weights), None) or f"{name} --model.weights None"
+        without = next((n for n in other if not recipes.get(n).model.weights), None) or f"{name} --from-scratch"
         raise ConvNextError(
             f"{error} To start from random weights instead: convnext train {without} --data {recipe.data}"
         ) from error
@@ -305,7 +315,7 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
         if f"{label}/{columns[0][0]}" in last
     ]
     held_out = len(task.val)
-    header = (f"on {held_out:,} held-out images", "file", *(title for _, title, _ in columns))
+    header = (f"on {held_out:,} held-out images, {task.precision}", "file", *(title for _, title, _ in columns))
     print_table(console, table(header, rows, left=2))
     if best := state.best:
         console.print(

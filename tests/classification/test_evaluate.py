@@ -1,16 +1,23 @@
 """Accuracy, loss and confusion, held against counting by hand; the same for any number of processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from convnext import recipes
+from convnext.classification.dataset import ArrayDataset
 from convnext.classification.evaluate import Tally, evaluate
+from convnext.classification.spec import SPEC, among
 from convnext.data.images import ImageError
 from convnext.data.loader import Batch
 from convnext.runtime.interruption import Interrupted
 from convnext.runtime.world import World
+from convnext.task.spec import Loaded
 
 WORLD = World(torch.device("cpu"))
 K = 7
@@ -93,3 +100,44 @@ def test_it_stops_when_asked(data):
     asked = iter([False, True])
     with pytest.raises(Interrupted):
         evaluate({"raw": Planted()}, batches(*data, 10), K, WORLD, interrupted=lambda: next(asked))
+
+
+class Brightest(nn.Module):
+    """Answers with the class that the image's mean says, among 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return -(x.mean((1, 2, 3))[:, None] - torch.arange(5.0)).abs() + self.weight
+
+
+def test_answers_can_be_chosen_among_the_datas_classes():
+    images = ArrayDataset("grey", np.zeros((4, 2, 2), np.uint8), np.array([1, 4, 4, 1]), list("abcde"))
+    loaded = Loaded(Brightest(), list("abcde"), list("ABCDE"), None, "file", {})
+    models, samples, limited = among({"best": loaded}, images, "data")
+    assert limited
+    assert (models["best"].classes, models["best"].names, samples.labels.tolist()) == (
+        ["b", "e"],
+        ["B", "E"],
+        [0, 1, 1, 0],
+    )
+    x = torch.full((1, 3, 2, 2), 3.0)
+    assert (Brightest()(x).argmax().item(), models["best"].module(x).argmax().item()) == (3, 1)  # d, which no image has
+    assert among({"best": loaded}, images, "auto") == ({"best": loaded}, images, False)  # only of ImageNet-22K's
+
+
+def test_images_are_turned_or_not(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(np.full((20, 40, 3), 7, np.uint8)).save(tmp_path / name / f"{i}.jpg", exif=exif)
+    recipe = replace(recipes.get("table5/tiny"), data=str(tmp_path), val_share=0.5)
+    for upright, size in ((False, (40, 20)), (True, (20, 40))):
+        train, val = SPEC.open_data(replace(recipe, upright=upright))
+        assert {images.image(0).size for images in (train, val)} == {size}
+        assert train.name(0).endswith(".jpg")
+    assert not recipe.upright

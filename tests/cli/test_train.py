@@ -64,6 +64,15 @@ def test_images_to_evaluate_on_are_named_and_all_of_the_data_is_trained_on(strip
     assert "8 images" in capsys.readouterr().out
 
 
+def test_a_setting_for_fine_tuning_is_refused_without_weights(striped, tmp_path, capsys):
+    options = ["--model.weights", "None", "--data", str(striped), "--out", str(tmp_path / "run"), "--dry-run"]
+    assert run(["train", "table6/base-384", *options, "--total-batch", "8"]) == 2
+    assert "--from-scratch" in " ".join(capsys.readouterr().err.split())
+    assert run(["train", "table6/base-384", *options[2:], "--from-scratch", "--total-batch", "8"]) == 0
+    assert run(["train", "table5/tiny", *options[2:], "--total-batch", "8", "--precision", "bf16"]) == 0
+    assert "bf16 (the paper: fp32" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_finished_run_is_not_trained_again(trained, capsys):
     assert run(["train", "quickstart", *TINY, "--epochs", "2", "--out", str(trained)]) == 0
     assert "is finished" in capsys.readouterr().out

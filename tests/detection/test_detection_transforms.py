@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from convnext import recipes
 from convnext.data.pixels import DensePreprocess
 from convnext.data.shapes import box, draw_scene
 from convnext.detection import transforms as detection_transforms
@@ -95,6 +96,37 @@ def test_without_draws_it_is_the_test_time_transform():
     assert {key: value.dtype for key, value in after.items()} == {
         "boxes": torch.float32, "labels": torch.int64, "masks": torch.bool, "ignore": torch.float32, "size": torch.int64
     }  # fmt: skip
+
+
+def test_the_references_rule_for_masks_and_ours_on_200_objects():
+    """mmdet resamples at floor(i old / new); ours lies on the image, the reference's half a new pixel further left and up."""
+    resize = {"short_sides": (147,), "long": 300, "hflip": 0.0, "crop": False}
+    shared, objects, index, moved = [], 0, 0, []
+    while objects < 200:
+        image, target, _ = scene(index, size=100)
+        (_, theirs), (_, ours) = (TrainTransform(**resize, as_reference=rule)(image, target) for rule in (True, False))
+        pairs = zip(theirs["size"].tolist(), target["masks"].shape[1:], strict=True)
+        rows, columns = (np.arange(new) * old // new for new, old in pairs)
+        assert np.array_equal(theirs["masks"].numpy(), target["masks"][:, rows][:, :, columns])
+        assert torch.equal(theirs["boxes"], ours["boxes"])
+        for a, b in zip(theirs["masks"], ours["masks"], strict=True):
+            shared.append(((a & b).sum() / (a | b).sum()).item())
+            moved.append(
+                (torch.stack(torch.where(a)).float().mean(1) - torch.stack(torch.where(b)).float().mean(1)).mean()
+            )
+        objects, index = objects + len(target["boxes"]), index + 1
+    assert 0.9 < np.mean(shared) < 0.99
+    assert -1 < np.mean(moved) < -0.15 or 0.15 < np.mean(moved) < 1
+
+
+def test_boxes_of_less_than_a_pixel_are_kept_as_the_reference_does():
+    image, target, _ = scene(0)
+    target["boxes"] = np.array([[5, 5, 5.4, 40], [5, 5, 5, 40], [4, 4, 40, 40]], dtype=np.float32)
+    target |= {"labels": np.arange(3), "masks": np.ones((3, 64, 64), dtype=bool)}
+    plain = {"short_sides": (64,), "long": 64, "hflip": 0.0, "crop": False}
+    labels = [TrainTransform(**plain, as_reference=rule)(image, target)[1]["labels"].tolist() for rule in (True, False)]
+    assert labels == [[0, 2], [2]]
+    assert all(r.augment.as_reference for name, r in recipes.recipes().items() if name.startswith("coco/"))
 
 
 def test_flip():

@@ -13,6 +13,7 @@ from convnext.recipes.diff import difference, flatten
 from convnext.recipes.plan import make_plan
 from convnext.recipes.schema import ByEpochs, Classification, ModelOptions, Optim, Recipe
 from convnext.runtime.run_folder import claim, read_config
+from convnext.weights import catalog
 
 TABLE5 = {
     "optim.lr": 4e-3, "optim.weight_decay": 0.05, "optim.betas": (0.9, 0.999), "optim.eps": 1e-8, "optim.min_lr": 1e-6,
@@ -60,25 +61,46 @@ def test_isotropic(size, rate, scale):
 @pytest.mark.parametrize(("size", "rate"), [("base", 0.8), ("large", 0.95)])
 def test_table6_from_1k(size, rate):
     own = {"optim.layer_decay": 0.7, "image_size": 384, "ema.decay": None, "model.drop_path_rate": rate}
-    expect(f"table6/{size}-384", TABLE6 | own | {"model.head_init_scale": 1.0})
+    weights = {"base": "convnext_base.in1k_raw", "large": "convnext_large.in1k"}[
+        size
+    ]  # L from its average, Section A.2
+    expect(f"table6/{size}-384", TABLE6 | own | {"model.head_init_scale": 0.001, "model.weights": weights})
 
 
 @pytest.mark.parametrize("px", [224, 384])
 @pytest.mark.parametrize(("size", "rate", "ema"), [("base", 0.2, None), ("large", 0.3, None), ("xlarge", 0.4, 0.9999)])
 def test_table6_from_22k(size, rate, ema, px):
     own = {"optim.layer_decay": 0.8, "image_size": px, "ema.decay": ema, "model.drop_path_rate": rate}
-    expect(f"table6/{size}-22k-1k-{px}", TABLE6 | own | {"model.head_init_scale": 0.001})
+    weights = f"convnext_{size}.in22k"
+    expect(f"table6/{size}-22k-1k-{px}", TABLE6 | own | {"model.head_init_scale": 0.001, "model.weights": weights})
+
+
+@pytest.mark.parametrize(("size", "rate"), [("tiny", 0.0), ("small", 0.1)])
+def test_the_thesis_has_tiny_and_small_from_imagenet_22k(size, rate):
+    expect(f"table5/{size}-22k", {"model.drop_path_rate": 0.0, "epochs": 90, "ema.decay": None})
+    expect(f"table6/{size}-22k-1k-384", {"model.drop_path_rate": rate, "model.weights": f"convnext_{size}.in22k"})
+    for name in (f"table5/{size}-22k", f"table6/{size}-22k-1k-224"):
+        assert recipes.get(name).source.startswith("thesis: Table 2."), name
+
+
+def test_the_starting_weights_are_released_ones_and_needed_where_the_paper_fine_tunes():
+    named = {name: r for name, r in recipes.recipes().items() if name.startswith(("table6/", "coco/", "ade20k/"))}
+    assert {r.model.weights for r in named.values()} <= set(catalog.names())
+    assert all(r.needs_weights for r in named.values())
+    assert not any(r.needs_weights for name, r in recipes.recipes().items() if name not in named)
+
+
+def test_the_precision_of_the_papers_own_runs():
+    said = {name: r.published_precision for name, r in recipes.recipes().items()}
+    assert {said[name] for name in said if name.startswith(("table5/", "table6/"))} == {"fp32"}
+    halves = {name for name in said if said[name] == "fp16"}
+    assert halves == {name for name in said if name.startswith(("coco/", "ade20k/"))} - {
+        "coco/cascade-large-22k", "coco/cascade-xlarge-22k", "ade20k/upernet-large-22k", "ade20k/upernet-xlarge-22k"
+    }  # fmt: skip
 
 
 def test_what_the_paper_does_not_have_is_marked():
-    for name in (
-        "table5/tiny-22k",
-        "table5/small-22k",
-        "table5/atto",
-        "table6/tiny-22k-1k-224",
-        "small/scratch",
-        "quickstart",
-    ):
+    for name in ("table5/atto", "table5/xlarge", "small/scratch", "quickstart"):
         assert recipes.get(name).source.startswith("ours"), name
     for name in ("table5/tiny", "table5/xlarge-22k", "table6/base-384", "table6/xlarge-22k-1k-384"):
         assert recipes.get(name).source.startswith("Table"), name

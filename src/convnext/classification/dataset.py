@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from convnext.data import split
-from convnext.data.images import decode, to_rgb
+from convnext.data.images import decode, open_image, to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +116,20 @@ class _Subset(ImageDataset):
 
     def file(self, i: int) -> Path | None:
         return self._whole.file(self._indices[i])
+
+
+class AsStored(_Subset):
+    """The images of a dataset without turning them as their EXIF orientation says."""
+
+    def __init__(self, whole: ImageDataset):
+        super().__init__(whole, np.arange(len(whole)))
+
+    def image(self, i: int) -> Image.Image:
+        source = self.source(i)
+        if isinstance(source, Image.Image):
+            return to_rgb(source)
+        with open_image(source, name=self.name(i) if isinstance(source, bytes) else None) as image:
+            return to_rgb(image)
 
 
 class _Joined(ImageDataset):

@@ -1,6 +1,6 @@
 """Accuracy of a classifier over a dataset: every image once, whatever the number of processes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,17 @@ class Tally:
         if self.confusion is not None:
             matrix = world.sum(self.confusion).view(self.num_classes, -1).cpu().numpy()
         return Result(float(loss / counts[0].sum()), counts[1], counts[2], counts[0], matrix)
+
+
+class Sliced(nn.Module):
+    """A classifier that may only answer some of its classes: (B, K) logits -> (B, len(indices))."""
+
+    def __init__(self, model: nn.Module, indices: Sequence[int]):
+        super().__init__()
+        self.model, self.indices = model, list(indices)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)[:, self.indices]
 
 
 @torch.inference_mode()

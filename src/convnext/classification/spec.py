@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import ranged
 from convnext.recipes.schema import Classification as Recipe
-from convnext.task.spec import Loaded, NoOptions, Printed, TaskSpec, failure
+from convnext.task.spec import Loaded, Printed, TaskSpec, failure
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +32,17 @@ NAMED_SETS = {1000: "imagenet-1k", 21841: "imagenet-22k"}
 
 
 @dataclass(frozen=True)
+class EvaluateOptions:
+    """Classifiers."""
+
+    upright: bool | None = None
+    """Turn images as their EXIF orientation says; by default as in training. The reference never does."""
+    among: Literal["auto", "model", "data"] = "auto"
+    """Classes that an answer is chosen among: all of the model's, or those that the images have. auto: the images' for a
+    model of ImageNet-22K's classes, as in `robustness`, else all."""
+
+
+@dataclass(frozen=True)
 class PredictOptions:
     """Classifiers."""
 
@@ -46,7 +57,7 @@ class ClassificationSpec(TaskSpec):
     noun = "classifier"
     doing = "classifying"
     recipe = Recipe
-    evaluate_options = NoOptions
+    evaluate_options = EvaluateOptions
     predict_options = PredictOptions
     batch = 64
     pipeline_tag = "image-classification"
@@ -86,17 +97,17 @@ class ClassificationSpec(TaskSpec):
     # -- data and training
 
     def open_data(self, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
-        from convnext.classification.open import open_dataset, open_for_evaluation
+        from convnext.classification.open import open_dataset, open_for_evaluation, oriented
 
         if not recipe.data:
             raise ConvNextError(
                 "This recipe needs images: give --data with a folder of images (train/ and val/, or one folder per class), a "
                 "table (.csv, .tsv, .jsonl), a folder of parquet files, `digits`, or `torchvision:NAME`."
             )
+        train, val = open_dataset(recipe.data, 0.0 if recipe.val else recipe.val_share, recipe.seed, recipe.read)
         if recipe.val:
-            train = open_dataset(recipe.data, 0.0, recipe.seed, recipe.read)[0]
-            return train, open_for_evaluation(recipe.val, train.classes, 0.0, recipe.seed, recipe.read)
-        return open_dataset(recipe.data, recipe.val_share, recipe.seed, recipe.read)
+            val = open_for_evaluation(recipe.val, train.classes, 0.0, recipe.seed, recipe.read)
+        return oriented(train, recipe.upright), oriented(val, recipe.upright)
 
     def open_split(self, recipe: Recipe, split: str) -> ImageDataset:
         from convnext.classification.dataset import joined
@@ -105,9 +116,10 @@ class ClassificationSpec(TaskSpec):
         return joined(train, val) if split == "all" else {"train": train, "val": val}[split]
 
     def open_foreign(self, recipe: Recipe, loaded: Loaded) -> ImageDataset:
-        from convnext.classification.open import open_for_evaluation
+        from convnext.classification.open import open_for_evaluation, oriented
 
-        return open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed, recipe.read)
+        found = open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed, recipe.read)
+        return oriented(found, recipe.upright)
 
     def fingerprint(self, samples: ImageDataset) -> str:
         from convnext.classification.open import fingerprint
@@ -202,7 +214,9 @@ class ClassificationSpec(TaskSpec):
     ) -> Evaluation:
         from convnext.classification.evaluate import evaluate
         from convnext.data.loader import EvalSamples, eval_loader
+        from convnext.runtime.precision import described
 
+        models, samples, limited = among(models, samples, options.among)
         first = next(iter(models.values()))
         loader = eval_loader(
             EvalSamples(samples, self.transform(first)),
@@ -214,7 +228,7 @@ class ClassificationSpec(TaskSpec):
         )
         modules = {which: loaded.module for which, loaded in models.items()}
         results = evaluate(modules, loader, len(first.classes), world, precision, progress=progress)
-        return evaluation(models, results, data, precision)
+        return evaluation(models, results, data, described(precision, world.device), limited)
 
     # -- export
 
@@ -225,6 +239,32 @@ class ClassificationSpec(TaskSpec):
         side = max(loaded.preprocess.size, metadata.smallest)
         sizes = [side] if metadata.size else [side, side * 3 // 2]
         return [eval_transform(replace(loaded.preprocess, size=size)) for size in sizes]
+
+
+def among(models: dict[str, Loaded], samples: ImageDataset, which: str) -> tuple[dict[str, Loaded], ImageDataset, bool]:
+    """The models with the classes of the images alone, and the images labelled for them, if `which` says so.
+
+    Args:
+        which: "data" or "model"; "auto" is the first for models of ImageNet-22K's classes.
+
+    Returns:
+        Models, images, and whether anything was left out.
+    """
+    import numpy as np
+
+    first = next(iter(models.values()))
+    seen, labels = np.unique(samples.labels, return_inverse=True)
+    of_data = which == "data" or (which == "auto" and NAMED_SETS.get(len(first.classes)) == "imagenet-22k")
+    if not of_data or len(seen) == len(first.classes):
+        return models, samples, False
+    from convnext.classification.evaluate import Sliced
+
+    classes, names = ([labelled[i] for i in seen] for labelled in (first.classes, first.names))
+    sliced = {
+        key: replace(loaded, module=Sliced(loaded.module, seen.tolist()), classes=classes, names=names)
+        for key, loaded in models.items()
+    }
+    return sliced, samples.relabeled(labels.astype(np.int64), classes), True
 
 
 def class_names(metadata: Mapping[str, Any], num_classes: int, source: str) -> tuple[list[str], list[str]]:
@@ -250,8 +290,10 @@ def class_names(metadata: Mapping[str, Any], num_classes: int, source: str) -> t
     return numbers, numbers
 
 
-def evaluation(models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str) -> Evaluation:
-    """The results of the weights in `models` as tables, JSON and a confusion figure."""
+def evaluation(
+    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, limited: bool = False
+) -> Evaluation:
+    """The results of the weights in `models` as tables, JSON and a confusion figure; `limited` to the data's classes."""
     from convnext.report.confusion import draw_confusion
     from convnext.task.results import SHOWN, Evaluation, Table, interval, worst_first
 
@@ -271,7 +313,9 @@ def evaluation(models: dict[str, Loaded], results: dict[str, Result], data: str,
         )
         for which, r in results.items()
     ]
-    title = f"{images:,} images of {data} at {loaded.preprocess.size} px"
+    title = f"{images:,} images of {data} at {loaded.preprocess.size} px, {precision}"
+    if limited:
+        title += f", among the data's {k:,} classes"
     tables = [Table(columns, rows, title, left=2, spare=("loss", "file"))]
     seen = [i for i in range(k) if result.count[i]]
     if len(seen) > 1:

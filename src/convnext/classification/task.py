@@ -28,7 +28,7 @@ class ClassificationTask(DataTask):
     metric = "top1"
     columns = (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("loss", "loss", 4))
     counted = True
-    split_fields = ("data", "val", "val_share", "seed")
+    split_fields = ("data", "val", "val_share", "seed", "read", "upright")
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ class Evaluate:
     """Processes that load data; by default as in training."""
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
@@ -74,6 +74,7 @@ def run(argv: list[str]) -> int:
                 split=arguments.split,
                 batch=arguments.batch,
                 workers=arguments.workers,
+                precision=arguments.precision,
                 world=world,
                 progress=progress,
                 **options,

@@ -70,7 +70,8 @@ class Arguments:
     batch: int = ranged(64, **BATCH)
     workers: int | None = ranged(None, **WORKERS)
     device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
 
 
 def run(argv: list[str]) -> int:
@@ -105,7 +106,7 @@ def _robustness(arguments: Arguments, world) -> int:
     from convnext.robustness.results import Results
     from convnext.robustness.run import run as evaluate_units
     from convnext.robustness.sets import gaps, released_units
-    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.precision import described, resolve_precision
 
     chosen = choose(arguments.corruptions, arguments.severities)
     released = [
@@ -139,7 +140,7 @@ def _robustness(arguments: Arguments, world) -> int:
 
             evaluate_units(subject, units, results, world, arguments.batch, workers, precision, show)
             tested.append((subject.name, subject.size, subject.paper_row))
-    return print_report(tested, sources, results, out) if world.is_main else 0
+    return print_report(tested, sources, results, out, described(precision, world.device)) if world.is_main else 0
 
 
 def _images(data: str, subject: Any) -> tuple[Any, str]:

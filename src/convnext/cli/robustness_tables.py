@@ -13,7 +13,7 @@ COLUMNS = {
 }
 
 
-def print_report(tested: list[tuple], sources: dict[str, str], results, out) -> int:
+def print_report(tested: list[tuple], sources: dict[str, str], results, out, precision: str) -> int:
     """Print the tables, draw the figure; 1 if a mean was refused. `sources`: by model, which images were corrupted."""
     from convnext.report.robustness import TITLES, draw_robustness
 
@@ -27,11 +27,16 @@ def print_report(tested: list[tuple], sources: dict[str, str], results, out) -> 
                 published = (_number(getattr(paper, field, None)) for field in COLUMNS)
                 rows.append((f"  paper: {paper.model}, {paper.pretrain}", paper.size, *published))
     if rows:
-        print_table(out, table(("model", "px", *COLUMNS.values()), rows, "As Table 8: top-1 in %, but for C and C-bar"))
+        print_table(
+            out,
+            table(
+                ("model", "px", *COLUMNS.values()), rows, f"As Table 8, in {precision}: top-1 in %, but for C and C-bar"
+            ),
+        )
         out.print()
     for part, title in TITLES.items():
         if any(part in summary["errors"] for summary in summaries.values()):
-            print_table(out, _by_corruption(part, f"{title}: mean error over severities, %", summaries))
+            print_table(out, _by_corruption(part, f"{title}, {precision}: mean error over severities, %", summaries))
             for name, words in sources.items() if part == "generated" else ():
                 out.print(f"{name}: {words}")
             out.print()

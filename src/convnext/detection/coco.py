@@ -13,7 +13,7 @@ from PIL import Image
 
 from convnext.data import split
 from convnext.data.conventions import VAL_NAMES
-from convnext.data.images import ImageError, decode, open_image
+from convnext.data.images import ImageError, decode, open_image, to_rgb
 from convnext.detection.coco_file import CocoFile
 from convnext.errors import ConvNextError
 
@@ -83,6 +83,9 @@ class CocoImages:
         """
         path = self.folder / self.name(i)
         image, (height, width) = decode(path), self.size(i)
+        if image.size == (height, width) != (width, height):
+            with open_image(path) as stored:  # annotated as it is stored, as COCO's were: without its EXIF orientation
+                image = to_rgb(stored)
         if image.size != (width, height):
             raise ImageError(
                 f"{str(path)!r} has {image.width} x {image.height} pixels, and {self.path} says {width} x {height}; its "

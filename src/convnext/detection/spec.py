@@ -261,6 +261,7 @@ class DetectionSpec(TaskSpec):
         progress: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
         from convnext.detection.evaluate import evaluate
+        from convnext.runtime.precision import described
 
         first = next(iter(models.values()))
         modules = {which: loaded.module for which, loaded in models.items()}
@@ -276,7 +277,7 @@ class DetectionSpec(TaskSpec):
             reference=not options.fast,
         )
         tool = "faster-coco-eval" if options.fast else "pycocotools"
-        return evaluation(models, results, data, precision, len(samples), tool)
+        return evaluation(models, results, data, described(precision, world.device), len(samples), tool)
 
     # -- export
 
@@ -357,7 +358,7 @@ def evaluation(
         if f"{kind}_ap" in values
     ]
     columns = ("weights", "of", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
-    tables = [Table(columns, rows, f"{images:,} images of {data}, {tool}", left=2)]
+    tables = [Table(columns, rows, f"{images:,} images of {data}, {tool}, {precision}", left=2)]
     first = next(iter(results))
     seen = [row for row in results[first].per_class if row["objects"]]
     if len(seen) > 1:

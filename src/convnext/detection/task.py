@@ -51,7 +51,7 @@ class DetectionTask(DataTask):
 
     def train_transform(self) -> TrainTransform:
         a = self.recipe.augment
-        return TrainTransform(short_sides=a.short_sides, long=a.long, hflip=a.hflip, crop=a.random_crop)
+        return TrainTransform(a.short_sides, a.long, a.hflip, a.random_crop, as_reference=a.as_reference)
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

@@ -26,7 +26,7 @@ class TrainTransform:
     Called with (RGB image, target of `CocoImages.target`), it returns the image (3, H, W) float, normalised and not
     padded, and boxes (n, 4) float32, labels (n,) int64, masks (n, H, W) bool if they were given, ignore (m, 4) float32,
     size (2,) int64: H, W. Boxes are clipped to the image; those with less than a pixel left are dropped, with their
-    labels and masks. A crop may lose all of them. Draws come from torch's global generator alone.
+    labels and masks, unless `as_reference`. A crop may lose all of them. Draws come from torch's global generator alone.
 
     Attributes:
         short_sides, long: a resize draws the short side from the first; the long side is at most the second, in pixels.
@@ -34,6 +34,8 @@ class TrainTransform:
         crop: crop half of the images.
         crop_short_sides: short sides before the crop, with the same limit of the long side.
         crop_sides: smallest and largest height, and width, of a crop, drawn alike in between.
+        as_reference: resample masks at pixel corners, floor(i old / new), and keep all boxes that are not empty, as mmdet
+            does; masks then lie half a pixel of the new size further left and up than the image.
     """
 
     short_sides: tuple[int, ...] = SHORT_SIDES
@@ -42,11 +44,12 @@ class TrainTransform:
     crop: bool = True
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_sides: tuple[int, int] = (384, 600)
+    as_reference: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image, target: dict[str, np.ndarray]) -> tuple[Tensor, Target]:
-        view = _View.of(image, target)
+        view = _View.of(image, target, self.as_reference)
         if torch.rand(()) < self.hflip:
             view.flip()
         if self.crop and torch.rand(()) < 0.5:
@@ -64,12 +67,14 @@ class _View:
     given: dict[str, np.ndarray]
     boxes: Tensor
     ignore: Tensor
+    as_reference: bool = False
     rows: np.ndarray = field(init=False)
     columns: np.ndarray = field(init=False)
 
     @classmethod
-    def of(cls, image: Image, target: dict[str, np.ndarray]) -> "_View":
-        return cls(pixels(image), target, torch.tensor(target["boxes"]), torch.tensor(target["ignore"]))
+    def of(cls, image: Image, target: dict[str, np.ndarray], as_reference: bool) -> "_View":
+        boxes, ignore = torch.tensor(target["boxes"]), torch.tensor(target["ignore"])
+        return cls(pixels(image), target, boxes, ignore, as_reference)
 
     def __post_init__(self):
         self.rows, self.columns = (np.arange(side) for side in self.size)
@@ -86,7 +91,8 @@ class _View:
     def resize(self, short: int, long: int) -> None:
         old, new = self.size, scaled_size(self.size, short, long)
         self.image = resize(self.image, new)
-        self.rows, self.columns = self.rows[_nearest(old[0], new[0])], self.columns[_nearest(old[1], new[1])]
+        at = _corners if self.as_reference else _centres
+        self.rows, self.columns = self.rows[at(old[0], new[0])], self.columns[at(old[1], new[1])]
         scale = torch.tensor([new[1] / old[1], new[0] / old[0]] * 2)
         self.boxes *= scale
         self.ignore *= scale
@@ -100,11 +106,15 @@ class _View:
         self.boxes -= torch.tensor([left, top] * 2)
         self.ignore -= torch.tensor([left, top] * 2)
 
+    def _large(self, sides: Tensor) -> Tensor:
+        """True of sides in pixels that are worth learning from."""
+        return sides > 0 if self.as_reference else sides >= 1
+
     def target(self) -> Target:
         """Ground truth that remains inside the image."""
         for boxes in (self.boxes, self.ignore):
             boxes.clamp_(torch.zeros(4), torch.tensor(self.size[::-1] * 2))
-        kept, kept_crowds = ((boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1) for boxes in (self.boxes, self.ignore))
+        kept, kept_crowds = (self._large(boxes[:, 2:] - boxes[:, :2]).all(dim=1) for boxes in (self.boxes, self.ignore))
         target = {
             "boxes": self.boxes[kept],
             "labels": torch.from_numpy(self.given["labels"])[kept],
@@ -117,7 +127,12 @@ class _View:
         return target
 
 
-def _nearest(old: int, new: int) -> np.ndarray:
+def _corners(old: int, new: int) -> np.ndarray:
+    """(new,) int64: the old pixel under the left corner of each new one, OpenCV's INTER_NEAREST."""
+    return np.minimum(np.floor(np.arange(new) * (old / new)).astype(np.int64), old - 1)
+
+
+def _centres(old: int, new: int) -> np.ndarray:
     """(new,) int64: the old pixel under the centre of each new one, as the bilinear resize of the image sees them."""
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
 

@@ -1,6 +1,6 @@
 """COCO (Table 3, Section A.3): Mask R-CNN and Cascade Mask R-CNN, 36 epochs, 8 GPUs of 2 images."""
 
-from convnext.recipes.schema import DenseModel, Detection, StepOptim
+from convnext.recipes.schema import DenseModel, Detection, DetectionAugment, StepOptim
 
 # model, lr, layer decay, drop-path, the classification weights that the backbone starts from
 PAPER = {
@@ -13,11 +13,15 @@ PAPER = {
     "cascade-xlarge-22k": ("cascade_mask_rcnn_convnext_xlarge", 1e-4, 0.7, 0.8, "convnext_xlarge.in22k"),
 }
 
+WITHOUT_AMP = ("cascade-large-22k", "cascade-xlarge-22k")  # the others were trained with apex, level O1
+
 RECIPES = {
     f"coco/{name}": Detection(
         source="Table 3, COCO, 3x schedule (Section A.3)",
         model=DenseModel(model, drop_path_rate=rate, weights=weights),
+        augment=DetectionAugment(as_reference=True),
         optim=StepOptim(lr=lr, layer_decay=decay),
+        published_precision="fp32" if name in WITHOUT_AMP else "fp16",
     )
     for name, (model, lr, decay, rate, weights) in PAPER.items()
 }

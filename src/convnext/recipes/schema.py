@@ -115,6 +115,9 @@ class DetectionAugment:
     """Probability of a horizontal flip."""
     random_crop: bool = True
     """Half the time, resize to 400, 500 or 600 px and crop 384 to 600 px before the resize."""
+    as_reference: bool = False
+    """Resample masks as the reference does, at pixel corners, and keep boxes of less than a pixel. Otherwise at pixel
+    centres, as the image is, and such boxes are dropped."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,10 @@ class Recipe:
     """Seed of every random choice: held-out images, initial weights, order, augmentation, drop-path."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
+    published_precision: Literal["", "fp32", "fp16"] = ""
+    """Precision of the paper's own run, for the table before a run; it changes nothing."""
+    from_scratch: bool = False
+    """Start from random weights, whatever the recipe names. The paper's fine-tuning recipes refuse to without this."""
     compile: bool = False
     """Compile the model with torch.compile (slower start, faster steps)."""
     max_corrupt_share: float = ranged(0.01, **SHARE)
@@ -214,6 +221,11 @@ class Recipe:
         super().__init_subclass__(**keywords)
         if "task" in cls.__dict__:
             Recipe.kinds[cls.task] = cls
+
+    @property
+    def needs_weights(self) -> bool:
+        """True of a published setting for fine-tuning: from random weights it is no longer that setting."""
+        return self.optim.layer_decay is not None and self.source.startswith(("Table", "thesis"))
 
     def duration(self) -> str:
         """The length of the run in words."""
@@ -273,6 +285,8 @@ class Classification(ByEpochs, Recipe):
     val: str = ""
     """Images to evaluate on, where they are not in the data: a folder with the same classes, or another data set. All of
     the data is then trained on."""
+    upright: bool = True
+    """Turn images as their EXIF orientation says; the reference does not, and neither do the paper's recipes."""
     image_size: int = ranged(224, **SIDE)
     """Side of the square input in pixels."""
     model: Model = field(default_factory=Model)

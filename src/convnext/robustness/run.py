@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from convnext import __version__
 from convnext.classification.dataset import ImageDataset
-from convnext.classification.evaluate import evaluate
+from convnext.classification.evaluate import Sliced, evaluate
 from convnext.classification.open import fingerprint
 from convnext.data.loader import EvalSamples, eval_loader
 from convnext.errors import ConvNextError
@@ -16,17 +16,6 @@ from convnext.robustness.units import Record, Unit
 from convnext.runtime.world import World
 
 Progress = Callable[[str, int, int], None]
-
-
-class Sliced(nn.Module):
-    """A classifier that may only answer some of its classes: (B, K) logits -> (B, len(indices))."""
-
-    def __init__(self, model: nn.Module, indices: Sequence[int]):
-        super().__init__()
-        self.model, self.indices = model, list(indices)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)[:, self.indices]
 
 
 def run(

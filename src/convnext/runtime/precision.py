@@ -14,6 +14,19 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
+def described(precision: str, device: torch.device) -> str:
+    """A resolved precision in words: fp32 on a GPU that computes convolutions or products in TF32 says so."""
+    if precision != "fp32" or device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return precision
+    parts = {
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "products": torch.get_float32_matmul_precision() != "highest",
+    }
+    return (
+        f"fp32 (TF32 in {' and '.join(part for part, on in parts.items() if on)})" if any(parts.values()) else precision
+    )
+
+
 def autocast(precision: str, device: torch.device):
     """The context in which the model runs in `fp32`, `bf16` or `fp16`."""
     if precision == "fp32":

@@ -20,7 +20,8 @@ from convnext.recipes.ranges import check_ranges
 from convnext.recipes.schema import Recipe
 from convnext.runtime.names import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, SUMMARY
 
-NOT_THE_RESULT = ("runtime.", "source", "data", "read.")  # the data has its own check: a fingerprint in the checkpoint
+# the data has its own check: a fingerprint in the checkpoint
+NOT_THE_RESULT = ("runtime.", "source", "data", "read.", "published_precision")
 
 
 def claim(folder: Path, name: str, recipe: Recipe) -> str:

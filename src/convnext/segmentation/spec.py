@@ -228,6 +228,7 @@ class SegmentationSpec(TaskSpec):
         workers: int = 0,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
+        from convnext.runtime.precision import described
         from convnext.segmentation.miou import evaluate
 
         first = next(iter(models.values()))
@@ -242,7 +243,7 @@ class SegmentationSpec(TaskSpec):
             progress=progress,
             crop=first.preprocess.crop,
         )
-        return evaluation(models, results, data, precision, len(samples), options.mode)
+        return evaluation(models, results, data, described(precision, world.device), len(samples), options.mode)
 
     # -- export
 
@@ -298,7 +299,7 @@ def evaluation(
         for which, values in metrics.items()
     ]
     columns = ("weights", "file", "mIoU %", "class accuracy %", "pixel accuracy %")
-    tables = [Table(columns, rows, f"{images:,} images of {data}, {mode}", left=2)]
+    tables = [Table(columns, rows, f"{images:,} images of {data}, {mode}, {precision}", left=2)]
     first = next(iter(results))
     names, result = models[first].classes, results[first]
     seen = np.flatnonzero(~np.isnan(result.iou))

@@ -22,8 +22,8 @@ from convnext.segmentation.labels import IGNORED, size_error
 ATTEMPTS = 10
 """Crops that are tried for one in which no class has too large a share."""
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 32.0, (0.5, 1.5), (0.5, 1.5), 36.0
-"""Added to the values; factors; degrees (18 of OpenCV's 180)."""
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 32.0, (0.5, 1.5), (0.5, 1.5), 18
+"""Added to the values; factors; steps of two degrees, OpenCV's 180, the last one excluded as in the reference."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def distort(values: Tensor) -> Tensor:
     if random.random() < 0.5:
         values = saturate(values, random.uniform(*SATURATION))
     if random.random() < 0.5:
-        values = turn_hue(values, random.uniform(-HUE, HUE))
+        values = turn_hue(values, 2 * random.randrange(-HUE, HUE))
     return values if contrast_first else (values * contrast).clamp_(0, 255)
 
 

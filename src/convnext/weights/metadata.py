@@ -78,6 +78,7 @@ class Split(_Section):
     val_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     seed: int = 0
     fingerprint: Annotated[str, Field(max_length=200)] | None = None
+    upright: bool = True
     reduce_zero_label: bool | None = None
     read: Reading = Reading()
 
