@@ -36,8 +36,12 @@ class Task(Protocol):
 
     model: nn.Module
     metric: ClassVar[str]  # the evaluation metric by which the best weights are chosen; higher is better
-    validates: bool  # there is something to evaluate on; without, the last weights are the best
     fingerprint: str  # of the training data: a resumed run must see the same
+
+    @property
+    def validates(self) -> bool:
+        """True if there is something to evaluate on; without, the last weights are the best."""
+        ...
 
     def batches(self, start: int) -> Iterator:
         """Micro-batches on the device from optimizer step `start` to the end of the run."""
