@@ -139,5 +139,8 @@ def test_images_are_turned_or_not(tmp_path):
     for upright, size in ((False, (40, 20)), (True, (20, 40))):
         train, val = SPEC.open_data(replace(recipe, upright=upright))
         assert {images.image(0).size for images in (train, val)} == {size}
-        assert train.name(0).endswith(".jpg")
+        whole = SPEC.open_split(replace(recipe, upright=upright), "all")
+        assert {part.image(0).size for part in (whole, train.subset([0]), train.relabeled(train.labels, ["x"]))} == {
+            size
+        }
     assert not recipe.upright

@@ -28,11 +28,13 @@ class ImageDataset(ABC):
         classes: the K class names, in the order of the labels.
         labels: (N,) int64 in 0..K-1; of data with any number of labels per image (N, K) bool.
         format: the format that they were read from, for people.
+        upright: images are turned as their EXIF orientation says; `as_stored` gives them without.
     """
 
     classes: list[str]
     labels: np.ndarray
     format: str = ""
+    upright: bool = True
 
     @property
     def multi_label(self) -> bool:
@@ -70,7 +72,11 @@ class ImageDataset(ABC):
         source = self.source(i)
         if isinstance(source, Image.Image):
             return to_rgb(source)
-        return decode(source, name=self.name(i) if isinstance(source, bytes) else None)
+        name = self.name(i) if isinstance(source, bytes) else None
+        if self.upright:
+            return decode(source, name=name)
+        with open_image(source, name=name) as image:
+            return to_rgb(image)
 
     def file(self, i: int) -> Path | None:
         """The file that image i alone is in; None where images are stored otherwise."""
@@ -91,6 +97,12 @@ class ImageDataset(ABC):
         """The images at these positions, in this order."""
         return _Subset(self, np.asarray(indices, dtype=np.int64))
 
+    def as_stored(self) -> "ImageDataset":
+        """The same images, not turned as their EXIF orientation says."""
+        other = copy(self)
+        other.upright = False
+        return other
+
     def relabeled(self, labels: np.ndarray, classes: list[str]) -> "ImageDataset":
         """The same images with other labels, (N,) or (N, K), and class names."""
         other = copy(self)
@@ -102,7 +114,7 @@ class _Subset(ImageDataset):
     def __init__(self, whole: ImageDataset, indices: np.ndarray):
         self._whole = whole
         self._indices = indices
-        self.classes, self.format = whole.classes, whole.format
+        self.classes, self.format, self.upright = whole.classes, whole.format, whole.upright
         self.labels = whole.labels[indices]
 
     def name(self, i: int) -> str:
@@ -118,23 +130,10 @@ class _Subset(ImageDataset):
         return self._whole.file(self._indices[i])
 
 
-class AsStored(_Subset):
-    """The images of a dataset without turning them as their EXIF orientation says."""
-
-    def __init__(self, whole: ImageDataset):
-        super().__init__(whole, np.arange(len(whole)))
-
-    def image(self, i: int) -> Image.Image:
-        source = self.source(i)
-        if isinstance(source, Image.Image):
-            return to_rgb(source)
-        with open_image(source, name=self.name(i) if isinstance(source, bytes) else None) as image:
-            return to_rgb(image)
-
-
 class _Joined(ImageDataset):
     def __init__(self, parts: Sequence[ImageDataset]):
-        self._parts, self.classes, self.format = parts, parts[0].classes, parts[0].format
+        self._parts, self.classes = parts, parts[0].classes
+        self.format, self.upright = parts[0].format, parts[0].upright
         self._ends = np.cumsum([len(part) for part in parts])
         self.labels = np.concatenate([part.labels for part in parts])
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from convnext.classification.builtin import open_digits, open_torchvision
 from convnext.classification.content import open_content, open_content_for_evaluation
-from convnext.classification.dataset import AsStored, ImageDataset
+from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation
 from convnext.data.find import no_such_data
@@ -103,11 +103,6 @@ def open_for_evaluation(
         else:
             dataset = open_content_for_evaluation(_read(root, found, reading), val_share, seed)
     return dataset if classes is None else _matched(dataset, classes, data)
-
-
-def oriented(dataset: ImageDataset, upright: bool) -> ImageDataset:
-    """The dataset as it is, upright, or without turning images as their EXIF orientation says."""
-    return dataset if upright else AsStored(dataset)
 
 
 def fingerprint(dataset: ImageDataset) -> str:

@@ -97,7 +97,7 @@ class ClassificationSpec(TaskSpec):
     # -- data and training
 
     def open_data(self, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
-        from convnext.classification.open import open_dataset, open_for_evaluation, oriented
+        from convnext.classification.open import open_dataset, open_for_evaluation
 
         if not recipe.data:
             raise ConvNextError(
@@ -107,7 +107,7 @@ class ClassificationSpec(TaskSpec):
         train, val = open_dataset(recipe.data, 0.0 if recipe.val else recipe.val_share, recipe.seed, recipe.read)
         if recipe.val:
             val = open_for_evaluation(recipe.val, train.classes, 0.0, recipe.seed, recipe.read)
-        return oriented(train, recipe.upright), oriented(val, recipe.upright)
+        return (train, val) if recipe.upright else (train.as_stored(), val.as_stored())
 
     def open_split(self, recipe: Recipe, split: str) -> ImageDataset:
         from convnext.classification.dataset import joined
@@ -116,10 +116,10 @@ class ClassificationSpec(TaskSpec):
         return joined(train, val) if split == "all" else {"train": train, "val": val}[split]
 
     def open_foreign(self, recipe: Recipe, loaded: Loaded) -> ImageDataset:
-        from convnext.classification.open import open_for_evaluation, oriented
+        from convnext.classification.open import open_for_evaluation
 
         found = open_for_evaluation(recipe.data, loaded.classes, recipe.val_share, recipe.seed, recipe.read)
-        return oriented(found, recipe.upright)
+        return found if recipe.upright else found.as_stored()
 
     def fingerprint(self, samples: ImageDataset) -> str:
         from convnext.classification.open import fingerprint
@@ -255,7 +255,7 @@ def among(models: dict[str, Loaded], samples: ImageDataset, which: str) -> tuple
     first = next(iter(models.values()))
     seen, labels = np.unique(samples.labels, return_inverse=True)
     of_data = which == "data" or (which == "auto" and NAMED_SETS.get(len(first.classes)) == "imagenet-22k")
-    if not of_data or len(seen) == len(first.classes):
+    if not of_data or samples.multi_label or len(seen) == len(first.classes):
         return models, samples, False
     from convnext.classification.evaluate import Sliced
 
