@@ -10,6 +10,7 @@ _API = {
     "from_pretrained": "convnext.tasks",
     "load_weights": "convnext.weights.load",
     "save_weights": "convnext.weights.save",
+    "timm_register": "convnext.interop.timm",
     "ConvNextError": "convnext.errors",
     "Stopped": "convnext.runtime.interruption",
 }

@@ -133,3 +133,13 @@ def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypa
     (row,) = json.loads((tmp_path / "recompute_tiny.json").read_text())["rows"]
     assert (row["error"], row["rounds"], row["config"]["mode"]) == (None, 1, "train")
     assert not Block.recompute_hidden, "the step's setting outlives it"
+
+
+@pytest.mark.slow  # four processes import everything
+def test_rule_speed_compares_two_trees(tmp_path):
+    """This tree with itself: the numbers mean nothing, but both processes compute."""
+    source = str(SCRIPTS.parent / "src")
+    small = ["--before", source, "--rounds", "1", "--seconds", "0.001", "--only", "32 px"]
+    result = run("rule_speed", tmp_path / "rule.json", *small)
+    assert [row["form"] for row in result["rows"]] == ["eager", "fused", "deployed"]
+    assert all(row["ratio"] > 0 and row["noise"] > 0 and row["after_ms"] > 0 for row in result["rows"])

@@ -285,3 +285,15 @@ def test_paths_that_lead_nowhere(tmp_path):
         read_checkpoint("convnext_tinny.in1k")
     with pytest.raises(ConvNextError, match=r"neither model\.safetensors nor"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnext_isotropic_small"])
+def test_a_model_without_classifier_takes_the_norm_before_it(name, tmp_path):
+    options = {"layer_scale_init_value": 0.5}
+    whole = models.build(name, num_classes=5, **options)
+    torch.nn.init.normal_(whole.norm.weight)
+    save_weights(whole, tmp_path / "whole.safetensors")
+    bare = models.build(name, num_classes=0, **options)
+    report = load_weights(bare, tmp_path / "whole.safetensors")
+    assert sorted(report.dropped) == ["head.bias", "head.weight"]
+    assert torch.equal(bare.norm.weight, whole.norm.weight)

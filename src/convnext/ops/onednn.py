@@ -26,7 +26,7 @@ TILE_BYTES = 4 * 2**20  # of a hidden layer that is made and used up piece by pi
 
 
 def _pays(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.is_cpu and not torch.is_grad_enabled()
 
 
 def _cannot(x: Tensor) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,18 +95,15 @@ def read_sets(path: str | Path, verify: bool = True) -> dict[str, Checkpoint]:
     path = catalog.resolve(path)
     file = files.weights_file(path) if path.is_dir() else path
     content, header = files.read(file, verify)
-    sets = {
-        label: content[key] for label, keys in WRAPPERS.items() for key in keys if isinstance(content.get(key), dict)
-    }
-    sets = sets or {"raw": content}
+    sets = unwrapped(content)
     formats, found = FORMATS | READ_ONLY, {}
     for label, values in sets.items():
-        tensors = strip_prefixes({str(key): value for key, value in values.items() if isinstance(value, torch.Tensor)})
+        tensors = named(values)
         files.check_tensors(file, tensors)
         if header is not None:
             found[label] = Checkpoint(tensors, "safetensors", schema.read(header, file), label, tuple(sets), file)
             continue
-        origin = next((name for name, module in formats.items() if module.matches(tensors)), None)
+        origin = origin_of(tensors)
         if origin is None:
             raise ConvNextError(
                 f"{file} holds no ConvNeXt that is known here: its names are "
@@ -116,6 +114,31 @@ def read_sets(path: str | Path, verify: bool = True) -> dict[str, Checkpoint]:
             metadata |= transformers.read_metadata(path)
         found[label] = Checkpoint(formats[origin].to_ours(tensors), origin, metadata, label, tuple(sets), file)
     return found
+
+
+def unwrapped(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The sets of weights in what a file holds: those under the keys that training scripts use, or the content itself."""
+    sets = {
+        label: content[key] for label, keys in WRAPPERS.items() for key in keys if isinstance(content.get(key), dict)
+    }
+    return sets or {"raw": content}
+
+
+def named(values: Mapping[str, Any]) -> Tensors:
+    """The tensors among the values, without what wrappers add to names."""
+    return strip_prefixes({str(key): value for key, value in values.items() if isinstance(value, torch.Tensor)})
+
+
+def origin_of(tensors: Tensors) -> str | None:
+    """The format that these names are of; None if it is unknown."""
+    return next((name for name, module in (FORMATS | READ_ONLY).items() if module.matches(tensors)), None)
+
+
+def of_state_dict(content: Mapping[str, Any]) -> Tensors:
+    """The tensors of a state dict, or of a checkpoint around one, of any known format, in our names."""
+    tensors = named(next(iter(unwrapped(content).values())))
+    origin = origin_of(tensors)
+    return (FORMATS | READ_ONLY)[origin].to_ours(tensors) if origin else tensors
 
 
 def load_weights(
@@ -228,7 +251,7 @@ def matched(
     here, there = outputs.num_classes(own), outputs.num_classes(theirs)
     stays = []  # the model's own, fresh tensors that the file shall not touch
     if here is None:
-        report.dropped = matching(outputs.classifier_only, theirs)
+        report.dropped = [name for name in matching(outputs.classifier_only, theirs) if name not in own]
         stays = [name for name in matching(outputs.backbone_only, own) if name not in theirs]
     elif here != there:
         report.new_head = True

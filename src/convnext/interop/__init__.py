@@ -1,0 +1,1 @@
+"""The models as other libraries know theirs: in timm's registry, in transformers' Auto classes and pipelines."""
