@@ -29,6 +29,8 @@ TIMM = {
     ("ViT-L", 224): "vit_large_patch16_224",
     ("ViT-B/16", 384): "vit_base_patch16_384",
     ("ViT-L/16", 384): "vit_large_patch16_384",
+    ("ViT-B/16 (AugReg)", 384): "vit_base_patch16_384",  # the same architecture, trained otherwise
+    ("ViT-L/16 (AugReg)", 384): "vit_large_patch16_384",
     ("Swin-T", 224): "swin_tiny_patch4_window7_224",
     ("Swin-S", 224): "swin_small_patch4_window7_224",
     ("Swin-B", 224): "swin_base_patch4_window7_224",
@@ -36,6 +38,21 @@ TIMM = {
     ("Swin-L", 224): "swin_large_patch4_window7_224",
     ("Swin-L", 384): "swin_large_patch4_window12_384",
 }
+
+
+BACKBONES = {
+    "ResNet-50": "resnet50",
+    "X101-32": "resnext101_32x4d",
+    "X101-64": "resnext101_64x4d",
+    "Swin-T": "swin_tiny_patch4_window7_224",
+    "Swin-S": "swin_small_patch4_window7_224",
+    "Swin-B": "swin_base_patch4_window7_224",
+    "Swin-L": "swin_large_patch4_window7_224",
+}
+"""The backbones of Tables 3 and 4 that are not ours: under our heads they are `cascade_mask_rcnn+timm:NAME`."""
+
+MISSING = ("RVT-S*", "RVT-B*")
+"""Rivals of Table 8 that no library has."""
 
 
 @dataclass(frozen=True)

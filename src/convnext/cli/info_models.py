@@ -88,7 +88,7 @@ def images_per_second(spec: Any, name: str, height: int, width: int) -> float:
 
 def peers(argv: list[str]) -> int:
     """The paper's rivals, counted on timm's models; those whose name matches a pattern."""
-    from convnext.benchmark.paper_peers import TIMM, count_timm, printed
+    from convnext.benchmark.paper_peers import MISSING, TIMM, count_timm, printed
 
     pattern = argv[0] if argv else "*"
     rows = []
@@ -115,7 +115,8 @@ def peers(argv: list[str]) -> int:
     print_table(stdout(), table(columns, rows, left=2, spare=("22K -> 1K", "top-1 1K", "paper's name", "paper")))
     stdout().print(
         "Counted on timm's models of these architectures; beside each, the paper's numbers (Tables 1 and 2). * differs by "
-        "more than rounding: the paper takes these from the models' own papers. Any of them works in `benchmark --peers`."
+        "more than rounding: the paper takes these from the models' own papers. Any of them works in `benchmark --peers`. "
+        f"{' and '.join(MISSING)} of Table 8 are in no library."
     )
     return 0
 

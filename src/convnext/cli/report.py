@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from convnext.cli.parsing import parse
+from convnext.cli.report_paper import OneTable, Paper
 from convnext.console import stdout
 from convnext.errors import ConvNextError, nearest
 
@@ -16,6 +17,8 @@ HELP = """usage: convnext report FIGURE ... [--out FILE]
   convnext report figure1 [--x macs|params|throughput]
                                                the paper's Figure 1: accuracy of all families
   convnext report roadmap [RUNS...]            the paper's Figure 2, your runs of roadmap/... recipes beside it
+  convnext report paper [--out DIR]            every table and figure of the paper: printed, counted here, measured
+  convnext report table NUMBER                 one table, 1 to 12
 """
 
 
@@ -54,7 +57,7 @@ class Roadmap:
         return draw_roadmap(self.out, self.runs)
 
 
-FIGURES = {"curves": Curves, "figure1": Figure1, "roadmap": Roadmap}
+FIGURES = {"curves": Curves, "figure1": Figure1, "roadmap": Roadmap, "paper": Paper, "table": OneTable}
 
 
 def run(argv: list[str]) -> int:
@@ -63,7 +66,8 @@ def run(argv: list[str]) -> int:
         return 0
     name, rest = argv[0], argv[1:]
     if name not in FIGURES:
-        raise ConvNextError(f"There is no figure {name!r}.{nearest(name, FIGURES)} Figures: {', '.join(FIGURES)}.")
+        raise ConvNextError(f"There is no report {name!r}.{nearest(name, FIGURES)} Reports: {', '.join(FIGURES)}.")
     figure = parse(FIGURES[name], rest, f"report {name}", HELP)
-    stdout().print(f"Written: {figure.draw()}")
+    if (written := figure.draw()) is not None:
+        stdout().print(f"Written: {written}")
     return 0

@@ -23,6 +23,7 @@ from convnext.detection.rpn import RPNHead
 from convnext.errors import ConvNextError, nearest
 from convnext.models import convnext
 from convnext.models.recompute import recompute_blocks
+from convnext.task.timm_backbone import TimmBackbone, split_name
 
 CHANNELS = 256
 
@@ -92,7 +93,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        backbone: convnext.ConvNeXt,
+        backbone: convnext.ConvNeXt | TimmBackbone,
         architecture: Architecture,
         *,
         num_classes: int = 80,
@@ -251,7 +252,8 @@ def build(
     """A randomly initialised detector; `model.config` records its name and what its weights depend on.
 
     Args:
-        name: `mask_rcnn_convnext_{atto..xlarge}` or `cascade_mask_rcnn_convnext_{atto..xlarge}`, see `SIZES`.
+        name: `mask_rcnn_convnext_{atto..xlarge}` or `cascade_mask_rcnn_convnext_{atto..xlarge}`, see `SIZES`; or the heads
+            around a network of timm, to compare with: `mask_rcnn+timm:resnet50`.
         num_classes: COCO's 80 by default; background is not among them.
         drop_path_rate, layer_scale_init_value: the backbone's, see `ConvNeXt`.
         checkpoint_backbone: trade time for memory in training, see `models.recompute`.
@@ -260,8 +262,14 @@ def build(
     Raises:
         ConvNextError: there is no such model.
     """
-    if name not in SIZES:
+    rival = split_name(name)
+    if name not in SIZES and (rival is None or rival[0] not in ARCHITECTURES):
         raise ConvNextError(f"There is no detector {name!r}.{nearest(name, SIZES)} There are: {', '.join(SIZES)}.")
+    samples = {"num_classes": num_classes, "rpn_samples": rpn_samples, "roi_samples": roi_samples}
+    if rival:
+        model = Detector(TimmBackbone(rival[1], in_chans), ARCHITECTURES[rival[0]], **samples)
+        model.config = {"name": name, "num_classes": num_classes, "in_chans": in_chans}
+        return model
     kind, _, size = name.partition("_convnext_")
     options = {
         "in_chans": in_chans,
@@ -271,8 +279,6 @@ def build(
     backbone = models.build(f"convnext_{size}", num_classes=None, **options)
     if checkpoint_backbone:
         recompute_blocks(backbone)
-    model = Detector(
-        backbone, ARCHITECTURES[kind], num_classes=num_classes, rpn_samples=rpn_samples, roi_samples=roi_samples
-    )
+    model = Detector(backbone, ARCHITECTURES[kind], **samples)
     model.config = {"name": name, "num_classes": num_classes, **options}
     return model

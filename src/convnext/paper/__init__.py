@@ -29,6 +29,8 @@ from convnext.paper.imagenet import (
 )
 from convnext.paper.lookup import NAMES, Pretrain, lookup
 from convnext.paper.roadmap import GROUPS, NOT_ADOPTED, ROADMAPS, STEPS, Reference, Regime, Roadmap, Step, roadmap_step
+from convnext.paper.settings import TABLE5, TABLE6, Setting, Settings
+from convnext.paper.stages import STAGES, Stage
 from convnext.paper.table8 import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -50,11 +52,14 @@ __all__ = [
     "NOT_ADOPTED",
     "RESNET50_C_BAR_ERRORS",
     "ROADMAPS",
+    "STAGES",
     "STEPS",
     "TABLE1",
     "TABLE2",
     "TABLE3",
     "TABLE4",
+    "TABLE5",
+    "TABLE6",
     "TABLE8",
     "TABLE9",
     "TRANSFORMERS",
@@ -68,6 +73,9 @@ __all__ = [
     "Roadmap",
     "Robustness",
     "Segmentation",
+    "Setting",
+    "Settings",
+    "Stage",
     "Step",
     "classification",
     "detection",

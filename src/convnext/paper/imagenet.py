@@ -74,7 +74,10 @@ TABLE1 = (
     Classification("EffNet-B6", "EfficientNet", 528, 43, 19.0, 96.9, 84.0),
     Classification("EffNet-B7", "EfficientNet", 600, 66, 37.0, 55.1, 84.3),
     Classification("EffNetV2-L", "EfficientNetV2", 480, 120, 53.0, 83.7, 85.7, 86.8),
-    Classification("EffNetV2-XL", "EfficientNetV2", 480, 208, 94.0, 56.5, None, 87.3),
+    Classification(
+        "EffNetV2-XL", "EfficientNetV2", 480, 208, 94.0, 56.5, None, 87.3,
+        note="its 94 GFLOPs are those of images of 512 px (93.4 counted); 480 px come to 82.1",
+    ),
     Classification("R-101x3", "BiT", 384, 388, 204.6, None, None, 84.4),
     Classification("R-152x4", "BiT", 480, 937, 840.5, None, None, 85.4),
     Classification("DeiT-S", "DeiT", 224, 22, 4.6, 978.5, 79.8),

@@ -19,6 +19,7 @@ from convnext.segmentation.labels import IGNORED
 from convnext.segmentation.names import OUTPUTS, SIZES
 from convnext.segmentation.pyramid import resize
 from convnext.segmentation.upernet import UperHead
+from convnext.task.timm_backbone import TimmBackbone, split_name
 
 AUXILIARY_WEIGHT = 0.4
 
@@ -31,7 +32,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        backbone: convnext.ConvNeXt,
+        backbone: convnext.ConvNeXt | TimmBackbone,
         *,
         num_classes: int = 150,
         channels: int = 512,
@@ -105,7 +106,8 @@ def build(
     """A randomly initialised segmenter; `model.config` records its name and what its weights depend on.
 
     Args:
-        name: `upernet_convnext_{atto..xlarge}`, see `SIZES`.
+        name: `upernet_convnext_{atto..xlarge}`, see `SIZES`; or the heads around a network of timm, to compare with:
+            `upernet+timm:resnet50`.
         num_classes: ADE20K's 150 by default.
         drop_path_rate, layer_scale_init_value: the backbone's, see `ConvNeXt`.
         channels, auxiliary_channels: widths of the two heads.
@@ -114,6 +116,11 @@ def build(
     Raises:
         ConvNextError: there is no such model.
     """
+    heads = {"num_classes": num_classes, "channels": channels, "auxiliary_channels": auxiliary_channels}
+    if (rival := split_name(name)) and rival[0] == "upernet":
+        model = Segmenter(TimmBackbone(rival[1], in_chans), **heads)
+        model.config = {"name": name, **heads, "in_chans": in_chans}
+        return model
     if name not in SIZES:
         raise ConvNextError(f"There is no segmenter {name!r}.{nearest(name, SIZES)} There are: {', '.join(SIZES)}.")
     options = {
@@ -124,7 +131,6 @@ def build(
     backbone = models.build(name.removeprefix("upernet_"), num_classes=None, **options)
     if checkpoint_backbone:
         recompute_blocks(backbone)
-    heads = {"num_classes": num_classes, "channels": channels, "auxiliary_channels": auxiliary_channels}
     model = Segmenter(backbone, **heads)
     model.config = {"name": name, **heads, **options}
     return model
