@@ -61,7 +61,9 @@ def test_images_to_evaluate_on_are_named_and_all_of_the_data_is_trained_on(strip
     assert "8 of" in said
     assert "on 8 held-out images" in said
     assert run(["evaluate", str(tmp_path / "run")]) == 0
-    assert "8 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "8 images" in said
+    assert ", fp32" in said
 
 
 def test_a_setting_for_fine_tuning_is_refused_without_weights(striped, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The released layouts, the class lists, and that only a set's own classes count."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from convnext.classification.transforms import Normalize
 from convnext.errors import ConvNextError
 from convnext.robustness.results import Results
 from convnext.robustness.run import run
-from convnext.robustness.sets import gaps, released_units, wnids
+from convnext.robustness.sets import gaps, released_units, severity_folders, wnids
 from convnext.robustness.subject import Subject
 from convnext.robustness.write import MARKER
 from convnext.runtime.world import World
@@ -103,6 +105,24 @@ def test_imagenet_c_is_found_without_the_folders_of_its_archives(released, tmp_p
         (flat / place.name).symlink_to(place)
     nested, found = (released_units("imagenet-c", folder) for folder in (released / "imagenet-c", flat))
     assert [unit.key for unit in found] == [unit.key for unit in nested]
+
+
+def test_severities_as_the_generator_of_c_bar_names_them(released, tmp_path):
+    whole = tmp_path / "c-bar"
+    shutil.copytree(released / "imagenet-c-bar", whole)
+    for corruption in whole.iterdir():
+        for severity, value in enumerate(
+            (2.35, 3.2, 4.9, 9.1, 10.0), 1
+        ):  # 10.00 is the strongest, whatever its first letter
+            (corruption / str(severity)).rename(corruption / f"{value:.2f}")
+    units = released_units("imagenet-c-bar", whole)
+    assert len(units) == 50
+    assert [unit.severity for unit in units[:5]] == [1, 2, 3, 4, 5]
+    first = next(iter(sorted(whole.iterdir())))
+    assert [path.name for path in severity_folders(first).values()] == ["2.35", "3.20", "4.90", "9.10", "10.00"]
+    shutil.rmtree(first / "4.90")
+    with pytest.raises(ConvNextError, match="has 4 severities"):
+        severity_folders(first)
 
 
 def test_images_of_imagenet_c_are_not_resized_for_a_model_of_224():

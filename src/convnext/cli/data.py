@@ -63,6 +63,8 @@ class CorruptArguments:
     """From 1, weak, to 5, strong."""
     size: int = ranged(224, **SIDE)
     """Side in pixels to which images are resized and cropped before they are corrupted."""
+    jpeg: int = ranged(85, at_least=1, at_most=100)
+    """Quality of the JPEGs (4:2:0); the released sets have 85."""
     seed: int = 0
     """An image's corruption depends on this and its name alone."""
 
@@ -98,7 +100,7 @@ def corrupt(arguments: CorruptArguments) -> int:
     names, severities = choose(arguments.corruptions, arguments.severities)
     with progress_bar("corrupting") as progress:
         written = write_corrupted(
-            arguments.data, arguments.out, names, severities, arguments.seed, arguments.size, progress=progress
+            arguments.data, arguments.out, names, severities, arguments.seed, arguments.size, progress, arguments.jpeg
         )
     stdout().print(f"Written: {written:,} images to {arguments.out}")
     return 0

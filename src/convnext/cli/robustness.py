@@ -65,6 +65,9 @@ class Arguments:
     """For --corrupt: from 1, weak, to 5, strong."""
     seed: int = 0
     """For --corrupt: an image's corruption depends on this and its name alone."""
+    jpeg: int | None = ranged(85, at_least=1, at_most=100)
+    """For --corrupt: quality of the JPEG (4:2:0) that each corrupted image goes through, 85 as in the released sets; it
+    weakens noise by 2 to 3 dB. None: none."""
     out: Path | None = None
     """Folder for robustness.json and robustness.png; RUN/robustness for a run, else ./robustness-NAME, of the first model."""
     batch: int = ranged(64, **BATCH)
@@ -131,7 +134,7 @@ def _robustness(arguments: Arguments, world) -> int:
             units = list(released)
             if arguments.corrupt is not None:
                 images, sources[name] = _images(arguments.corrupt, subject)
-                units += generated_units(images, subject, *chosen, arguments.seed)
+                units += generated_units(images, subject, *chosen, arguments.seed, arguments.jpeg)
             number = {unit.key: i for i, unit in enumerate(units)}
 
             def show(key: str, done: int, images: int, number=number, name=name) -> None:

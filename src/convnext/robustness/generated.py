@@ -10,6 +10,7 @@ from PIL import Image
 
 from convnext.classification.dataset import ImageDataset
 from convnext.data.corruptions import ALL, IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES, corrupt
+from convnext.data.corruptions.pixels import through_jpeg
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.subject import Subject
 from convnext.robustness.units import Unit
@@ -40,7 +41,8 @@ def choose(corruptions: Sequence[str], severities: Sequence[int]) -> tuple[tuple
 
 
 class Corrupted(ImageDataset):
-    """The images of a dataset, resized and cropped, then corrupted as a function of (seed, name of the image)."""
+    """The images of a dataset, resized and cropped, then corrupted as a function of (seed, name of the image), and taken
+    through a JPEG of quality `jpeg`, as the released sets are."""
 
     def __init__(
         self,
@@ -49,9 +51,10 @@ class Corrupted(ImageDataset):
         corruption: str,
         severity: int,
         seed: int,
+        jpeg: int | None = None,
     ):
         self._images, self._resize_crop = images, resize_crop
-        self._corruption, self._severity, self._seed = corruption, severity, seed
+        self._corruption, self._severity, self._seed, self._jpeg = corruption, severity, seed, jpeg
         self.labels, self.classes = images.labels, images.classes
 
     def name(self, i: int) -> str:
@@ -59,17 +62,24 @@ class Corrupted(ImageDataset):
 
     def source(self, i: int) -> Image.Image:
         view = self._resize_crop(self._images.image(i))
-        return corrupt(view, self._corruption, self._severity, self._seed, self.name(i))
+        corrupted = corrupt(view, self._corruption, self._severity, self._seed, self.name(i))
+        return corrupted if self._jpeg is None else through_jpeg(corrupted, self._jpeg)
 
 
 def generated_units(
-    images: ImageDataset, subject: Subject, corruptions: Sequence[str], severities: Sequence[int], seed: int
+    images: ImageDataset,
+    subject: Subject,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+    jpeg: int | None = None,
 ) -> list[Unit]:
     """The images as they are, then every corruption at every severity.
 
     Args:
         images: labelled for the model; of its own data, the part that it was not trained on.
         corruptions, severities: from `choose`.
+        jpeg: quality of the JPEG between corruption and model; None for none.
     """
     classes = tuple(images.classes)
     return [
@@ -79,10 +89,11 @@ def generated_units(
                 "generated",
                 name,
                 severity,
-                lambda name=name, severity=severity: Corrupted(images, subject.resize_crop, name, severity, seed),
+                lambda name=name, severity=severity: Corrupted(images, subject.resize_crop, name, severity, seed, jpeg),
                 classes,
                 "input",
                 seed,
+                jpeg,
             )
             for name in corruptions
             for severity in severities

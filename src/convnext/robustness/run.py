@@ -41,7 +41,7 @@ def run(
     finished = results.claim(subject.name, subject.identity(precision))
     for unit in units:  # all of them, before hours are spent on the others
         if unit.key in finished:
-            results.check_data(finished[unit.key], describe(unit.open(), unit.seed))
+            results.check_data(finished[unit.key], describe(unit.open(), unit))
     for unit in units:
         if unit.key not in finished:
             finished[unit.key] = _evaluate(subject, models[unit.set], unit, world, batch, workers, precision, progress)
@@ -68,9 +68,9 @@ def restricted(subject: Subject, classes: Sequence[str], part: str) -> nn.Module
     return Sliced(subject.model, [index_of[name] for name in classes])
 
 
-def describe(images: ImageDataset, seed: int | None) -> dict:
+def describe(images: ImageDataset, unit: Unit) -> dict:
     """Facts that change when a unit's images do; of generated corruptions, the version that makes them too."""
-    made = {} if seed is None else {"seed": seed, "convnext": __version__}
+    made = {} if unit.seed is None else {"seed": unit.seed, "convnext": __version__, "jpeg": unit.jpeg}
     return {"images_sha256": fingerprint(images)} | made
 
 
@@ -98,4 +98,4 @@ def _evaluate(
         progress=lambda done: progress(unit.key, done, mine),
     )["model"]
     count, correct = int(result.count.sum()), int(result.correct1.sum())
-    return Record(unit.set, unit.corruption, unit.severity, count, correct, describe(images, unit.seed))
+    return Record(unit.set, unit.corruption, unit.severity, count, correct, describe(images, unit))

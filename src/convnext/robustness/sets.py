@@ -3,13 +3,14 @@
 - ImageNet-A, -R: `WNID/*.jpg` of 200 classes each, which alone count: the logits of all others are left out.
 - ImageNet-Sketch: `WNID/*.JPEG` of all 1,000 classes.
 - ImageNet-C: `CORRUPTION/SEVERITY/WNID/*.JPEG`; its archives unpack into noise/, blur/, weather/, digital/ and extra/.
-- ImageNet-C-bar: the same without those.
+- ImageNet-C-bar: the same without those; its own generator names the severities by numbers such as 2.35.
 
 A folder that holds nothing but one of these (`sketch/`, `imagenet-a/`) is as good.
 """
 
 import os
 import pkgutil
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -72,10 +73,10 @@ def released_units(part: str, folder: Path) -> list[Unit]:
         )
     places = {path.name: path for path in [*folder.glob("*/*"), *folder.glob("*")] if path.is_dir()}
     units = [
-        Unit(part, name, severity, _opener(part, places[name] / str(severity)), classes, "crop")
+        Unit(part, name, severity, _opener(part, folder), classes, "crop")
         for name in (*MEAN_OVER[part], *EXTRA[part])
-        for severity in SEVERITIES
-        if name in places and (places[name] / str(severity)).is_dir()
+        if name in places
+        for severity, folder in severity_folders(places[name]).items()
     ]
     if not units:
         there = ", ".join(sorted(path.name for path in folder.glob("*"))[:5]) or "nothing"
@@ -84,6 +85,27 @@ def released_units(part: str, folder: Path) -> list[Unit]:
             f"{MEAN_OVER[part][0]}/1/n01440764/, and it holds {there}."
         )
     return units
+
+
+def severity_folders(corruption: Path) -> dict[int, Path]:
+    """Severities 1 to 5 that are there, with their folders: `1` to `5`, or five numbers with two digits after the point, as
+    ImageNet-C-bar's own generator names them (`2.35`), in rising order.
+
+    Raises:
+        ConvNextError: there are such numbers, but not five, so that nobody knows which is which severity.
+    """
+    plain = {s: corruption / str(s) for s in SEVERITIES if (corruption / str(s)).is_dir()}
+    exact = sorted(
+        (float(p.name), p) for p in corruption.iterdir() if re.fullmatch(r"\d+\.\d\d", p.name) and p.is_dir()
+    )
+    if plain or not exact:
+        return plain
+    if len(exact) != len(SEVERITIES):
+        raise ConvNextError(
+            f"{corruption} has {len(exact)} severities, {', '.join(path.name for _, path in exact)}; ImageNet-C-bar's "
+            f"generator makes {len(SEVERITIES)}, from weak to strong. Make the others too, or name these 1 to 5."
+        )
+    return dict(zip(SEVERITIES, (path for _, path in exact), strict=True))
 
 
 def gaps(units: list[Unit]) -> list[str]:

@@ -35,13 +35,14 @@ class Unit(Place):
         open: opens the images when it is the unit's turn; their labels count in `classes`.
         classes: the only ones that the model may answer.
         view: how the model sees the images, see `Subject.transform`.
-        seed: of generated corruptions.
+        seed: of generated corruptions; jpeg: quality of the JPEG that they went through, None for none.
     """
 
     open: Callable[[], ImageDataset]
     classes: tuple[str, ...]
     view: View
     seed: int | None = None
+    jpeg: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,12 @@ from convnext import __version__
 from convnext.classification.open import open_for_evaluation
 from convnext.classification.transforms import Preprocess
 from convnext.data.corruptions import corrupt
+from convnext.data.corruptions.pixels import CHROMA, RELEASED_QUALITY
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 
 MARKER = "generated.json"
 """At the top of what was written: how it was made, and that it is not a released set."""
-
-QUALITY = 95
-"""Of the JPEGs. ImageNet-C itself has 85, which adds a compression of its own to every corruption."""
 
 
 def write_corrupted(
@@ -26,16 +24,18 @@ def write_corrupted(
     seed: int = 0,
     size: int = 224,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    jpeg: int = RELEASED_QUALITY,
 ) -> int:
     """Write `OUT/<corruption>/<severity>/<class>/<name>.jpg` of every validation image of `data`.
 
     Each image is resized and centre cropped to `size` px as for evaluation, then corrupted as a function of (seed, its
-    name); the same as `convnext robustness --corrupt` sees at that size, but for the JPEG. Files that are there are
+    name); the same as `convnext robustness --corrupt` sees at that size. Files that are there are
     kept, so a write that was stopped continues.
 
     Args:
         data: as for `open_for_evaluation`.
         corruptions, severities: from `convnext.robustness.generated.choose`.
+        jpeg: quality of the files, with chroma at half the resolution; 85 as in the released sets.
         progress: told the number of images done and in all.
 
     Returns:
@@ -53,7 +53,8 @@ def write_corrupted(
             "images": len(images),
             "seed": seed,
             "size": size,
-            "jpeg_quality": QUALITY,
+            "jpeg_quality": jpeg,
+            "chroma": CHROMA,
             "convnext": __version__,
         },
     )
@@ -76,7 +77,7 @@ def write_corrupted(
             view = preprocess.resize_crop(images.image(i))
         for (name, severity), file in wanted.items():
             corrupted = corrupt(view, name, severity, seed, images.name(i))
-            replace(file, lambda aside, image=corrupted: image.save(aside, "JPEG", quality=QUALITY))
+            replace(file, lambda aside, image=corrupted: image.save(aside, "JPEG", quality=jpeg, subsampling=CHROMA))
             written += 1
         progress(i + 1, len(images))
     return written

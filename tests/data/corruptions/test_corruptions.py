@@ -2,13 +2,24 @@
 
 import colorsys
 import random
+from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from convnext.data.corruptions import ALL, IMAGENET_C, IMAGENET_C_BAR, IMAGENET_C_EXTRA, SEVERITIES, blur, corrupt
+from convnext.data.corruptions import (
+    ALL,
+    IMAGENET_C,
+    IMAGENET_C_BAR,
+    IMAGENET_C_EXTRA,
+    SEVERITIES,
+    blur,
+    corrupt,
+    textures,
+)
 from convnext.data.corruptions.parameters import PARAMETERS
+from convnext.data.corruptions.pixels import RELEASED_QUALITY, through_jpeg, to_image, to_pixels
 from convnext.data.corruptions.quality import psnr, ssim
 from convnext.errors import ConvNextError
 from convnext.report.corruptions import draw_contact_sheet
@@ -79,7 +90,7 @@ RECORDED_PSNR = {
     "motion_blur": (30.5, 27.9, 25.5, 23.7, 22.8),
     "zoom_blur": (27.1, 25.6, 24.8, 24.0, 23.4),
     "snow": (15.1, 10.6, 10.6, 8.7, 7.4),
-    "frost": (11.8, 9.7, 9.1, 9.0, 9.3),
+    "frost": (10.8, 9.6, 8.5, 7.9, 8.8),
     "fog": (17.6, 16.6, 15.1, 15.6, 15.1),
     "brightness": (22.0, 16.1, 12.6, 10.4, 8.9),
     "contrast": (21.5, 20.2, 19.0, 18.0, 17.5),
@@ -90,7 +101,7 @@ RECORDED_PSNR = {
     "gaussian_blur": (39.2, 33.7, 31.1, 29.4, 27.3),
     "spatter": (31.0, 24.4, 22.4, 23.5, 21.1),
     "saturate": (18.4, 16.3, 19.4, 16.2, 16.0),
-    "caustic_refraction": (29.5, 27.7, 24.0, 22.0, 19.6),
+    "caustic_refraction": (28.8, 26.9, 23.3, 21.5, 19.0),
     "inverse_sparkles": (16.4, 13.3, 10.2, 6.8, 6.3),
     "sparkles": (28.2, 22.5, 19.1, 14.6, 13.0),
     "perlin_noise": (19.5, 18.7, 17.6, 15.3, 14.0),
@@ -198,15 +209,41 @@ def test_brightness_and_saturation_are_those_of_hsv():
     image.putpixel((0, 0), (0, 0, 0))
     image.putpixel((1, 0), (90, 90, 90))
 
-    def expected(change) -> np.ndarray:
+    def expected(change) -> np.ndarray:  # cut off to whole levels, as the published generators do
         pixels = (np.asarray(image) / 255).reshape(-1, 3)
         changed = [colorsys.hsv_to_rgb(*change(*colorsys.rgb_to_hsv(*pixel))) for pixel in pixels]
-        return np.reshape(changed, (6, 6, 3)) * 255
+        return np.floor(np.reshape(changed, (6, 6, 3)) * 255 + 1e-3)
 
     brighter = corrupt(image, "brightness", 3, 0, "")
-    assert np.asarray(brighter) == pytest.approx(expected(lambda h, s, v: (h, s, min(v + 0.3, 1))), abs=0.51)
+    assert np.asarray(brighter) == pytest.approx(expected(lambda h, s, v: (h, s, min(v + 0.3, 1))), abs=1)
     saturated = corrupt(image, "saturate", 4, 0, "")
-    assert np.asarray(saturated) == pytest.approx(expected(lambda h, s, v: (h, min(5 * s + 0.1, 1), v)), abs=0.51)
+    assert np.asarray(saturated) == pytest.approx(expected(lambda h, s, v: (h, min(5 * s + 0.1, 1), v)), abs=1)
+
+
+def test_values_are_cut_off_and_whole_levels_stay():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(np.stack([levels] * 3, axis=2))
+    assert same(to_image(to_pixels(image)), image)
+    assert np.asarray(to_image(np.full((1, 1, 3), 99.9 / 255, np.float32))).max() == 99
+
+
+def test_the_jpeg_of_the_released_sets_weakens_noise():
+    """By 2.2 to 2.8 dB, with chroma at half the resolution: what `robustness --corrupt` does by default."""
+    image = photo(224, 224, 1)
+    noisy = corrupt(image, "gaussian_noise", 3, 0, "a.png")
+    stored = through_jpeg(noisy, RELEASED_QUALITY)
+    assert 1.0 < psnr(image, stored) - psnr(image, noisy) < 3.5
+    stream = BytesIO()
+    noisy.save(stream, "JPEG", quality=85, subsampling="4:2:0")
+    assert same(stored, Image.open(stream).convert("RGB"))
+
+
+def test_frost_is_as_strong_as_the_photographs():
+    for index, (colour, strengths) in enumerate(textures._FROST_STRENGTH):
+        texture = textures.frost(index) * 255
+        assert texture.mean(axis=(0, 1)) == pytest.approx(np.array(colour), abs=1.5)
+        bands = [band.std() for band in textures.frost_bands(texture.mean(axis=2), "wrap")]
+        assert bands == pytest.approx(strengths, rel=0.2, abs=1.5)  # bands are not orthogonal
 
 
 def test_a_wrong_name_or_severity_is_answered():

@@ -1,7 +1,8 @@
 """Corruptions of images at five severities: ImageNet-C, its four extra ones, and ImageNet-C-bar.
 
 Our own implementation of the published definitions, with the parameters of `parameters.py`; textures are generated.
-The benchmarks themselves are fixed sets of JPEG files: results on images corrupted here are not results on them.
+The benchmarks themselves are fixed sets of JPEG files (`pixels.through_jpeg`): results on images corrupted here are not
+results on them. What differs is measured in docs/fidelity.md.
 """
 
 import numpy as np

@@ -24,7 +24,7 @@ def caustic_refraction(pixels: np.ndarray, rng: Generator, lens: float, light: f
     size = scale(pixels)
     height, width = shape = pixels.shape[:2]
     water = textures.caustics(shape, rng.uniform(0.5, 2), rng.uniform(0.75, 1.25) * min(shape))
-    water = np.pad(ndimage.gaussian_filter(water, size), 1, mode="edge")
+    water = np.pad(ndimage.gaussian_filter(water, size), 1)  # dark beyond the border, as the generator has it
     slope_y = (water[2:, 1:-1] - water[:-2, 1:-1]) * size  # per two pixels at n = 224
     slope_x = (water[1:-1, 2:] - water[1:-1, :-2]) * size
     steep = np.hypot(slope_y, slope_x)

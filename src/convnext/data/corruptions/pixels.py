@@ -3,6 +3,7 @@
 Legend: H W rows and columns. Pixels are (H,W,3) float32, 0..1; a layer is (h,w) or (h,w,3) float32.
 """
 
+from io import BytesIO
 from math import ceil
 from typing import Literal
 
@@ -10,6 +11,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+CUT = 1e-3  # of a level: 8-bit values that went through floats stay what they were
+CHROMA = "4:2:0"
+RELEASED_QUALITY = 85
+"""Of the JPEG files in the released sets."""
 SIDE = 224
 """The short side, in pixels, for which the published parameters are meant."""
 
@@ -19,8 +24,19 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Values outside 0..1 are clipped; the rest is rounded to 8 bits."""
-    return Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    """Values outside 0..1 are clipped; the rest is cut off to 8 bits, as the published generators do, not rounded."""
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255 + CUT).astype(np.uint8))
+
+
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image as it comes back from a JPEG of this quality with chroma at half the resolution (4:2:0).
+
+    The files of ImageNet-C and ImageNet-C-bar are such JPEGs, of quality 85.
+    """
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=quality, subsampling=CHROMA)
+    stream.seek(0)
+    return Image.open(stream).convert("RGB")
 
 
 def scale(pixels: np.ndarray) -> float:

@@ -44,8 +44,8 @@ def snow(
 def frost(pixels: np.ndarray, rng: Generator, keep: float, ice: float) -> np.ndarray:
     """`keep` times the image plus `ice` times frost: a random part of one of `textures.FROSTS` textures.
 
-    The published corruption takes parts of five photographs; these textures are our own, generated to look alike in
-    brightness and coverage.
+    The published corruption takes parts of five photographs; these textures are our own, generated to be
+    alike in brightness and in the strength of their structure.
     """
     texture = textures.frost(int(rng.integers(textures.FROSTS)))
     rows, columns = (
