@@ -27,6 +27,10 @@ class Settings:
     rows: tuple[Setting, ...]
 
 
+def _both(value: str) -> tuple[str, str]:
+    return value, value
+
+
 _1K = ("table5/tiny", "table5/small", "table5/base", "table5/large")
 _22K = ("table5/base-22k", "table5/large-22k", "table5/xlarge-22k")
 _MOMENTUM = "β1, β2 = 0.9, 0.999"
@@ -38,28 +42,28 @@ TABLE5 = Settings(
     (_1K, ("table5/tiny-22k", "table5/small-22k", *_22K)),
     (
         Setting(
-            "weight init", ("trunc. normal (0.2)",) * 2, True, "a misprint: the reference draws with 0.02, as we do"
+            "weight init", _both("trunc. normal (0.2)"), True, "a misprint: the reference draws with 0.02, as we do"
         ),
-        Setting("optimizer", ("AdamW",) * 2),
-        Setting("base learning rate", ("4e-3",) * 2),
-        Setting("weight decay", ("0.05",) * 2),
-        Setting("optimizer momentum", (_MOMENTUM,) * 2),
-        Setting("batch size", ("4096",) * 2),
+        Setting("optimizer", _both("AdamW")),
+        Setting("base learning rate", _both("4e-3")),
+        Setting("weight decay", _both("0.05")),
+        Setting("optimizer momentum", _both(_MOMENTUM)),
+        Setting("batch size", _both("4096")),
         Setting("training epochs", ("300", "90")),
-        Setting("learning rate schedule", ("cosine decay",) * 2),
+        Setting("learning rate schedule", _both("cosine decay")),
         Setting("warmup epochs", ("20", "5")),
-        Setting("warmup schedule", ("linear",) * 2),
-        Setting("layer-wise lr decay", ("None",) * 2),
-        Setting("randaugment", ("(9, 0.5)",) * 2),
-        Setting("label smoothing", ("0.1",) * 2),
-        Setting("mixup", ("0.8",) * 2),
-        Setting("cutmix", ("1.0",) * 2),
-        Setting("random erasing", ("0.25",) * 2, True),
+        Setting("warmup schedule", _both("linear")),
+        Setting("layer-wise lr decay", _both("None")),
+        Setting("randaugment", _both("(9, 0.5)")),
+        Setting("label smoothing", _both("0.1")),
+        Setting("mixup", _both("0.8")),
+        Setting("cutmix", _both("1.0")),
+        Setting("random erasing", _both("0.25"), True),
         Setting("stochastic depth", ("0.1/0.4/0.5/0.5", "0.1/0.1/0.2")),
         Setting("stochastic depth", ("0.1/0.4/0.5/0.5", "0.0/0.0/0.1/0.1/0.2"), True),
-        Setting("layer scale", ("1e-6",) * 2),
-        Setting("head init scale", ("None",) * 2, True),
-        Setting("gradient clip", ("None",) * 2),
+        Setting("layer scale", _both("1e-6")),
+        Setting("head init scale", _both("None"), True),
+        Setting("gradient clip", _both("None")),
         Setting("exp. mov. avg. (EMA)", ("0.9999", "None")),
     ),
 )
@@ -73,26 +77,26 @@ TABLE6 = Settings(
     (_FROM_1K, _FROM_22K),
     (_FROM_1K, ("table6/tiny-22k-1k-384", "table6/small-22k-1k-384", *_FROM_22K)),
     (
-        Setting("optimizer", ("AdamW",) * 2),
-        Setting("base learning rate", ("5e-5",) * 2),
-        Setting("weight decay", ("1e-8",) * 2),
-        Setting("optimizer momentum", (_MOMENTUM,) * 2),
-        Setting("batch size", ("512",) * 2),
-        Setting("training epochs", ("30",) * 2),
-        Setting("learning rate schedule", ("cosine decay",) * 2),
+        Setting("optimizer", _both("AdamW")),
+        Setting("base learning rate", _both("5e-5")),
+        Setting("weight decay", _both("1e-8")),
+        Setting("optimizer momentum", _both(_MOMENTUM)),
+        Setting("batch size", _both("512")),
+        Setting("training epochs", _both("30")),
+        Setting("learning rate schedule", _both("cosine decay")),
         Setting("layer-wise lr decay", ("0.7", "0.8")),
-        Setting("warmup epochs", ("None",) * 2),
-        Setting("warmup schedule", ("N/A",) * 2),
-        Setting("randaugment", ("(9, 0.5)",) * 2),
-        Setting("label smoothing", ("0.1",) * 2),
-        Setting("mixup", ("None",) * 2),
-        Setting("cutmix", ("None",) * 2),
-        Setting("random erasing", ("0.25",) * 2, True),
+        Setting("warmup epochs", _both("None")),
+        Setting("warmup schedule", _both("N/A")),
+        Setting("randaugment", _both("(9, 0.5)")),
+        Setting("label smoothing", _both("0.1")),
+        Setting("mixup", _both("None")),
+        Setting("cutmix", _both("None")),
+        Setting("random erasing", _both("0.25"), True),
         Setting("stochastic depth", ("0.8/0.95", "0.2/0.3/0.4")),
         Setting("stochastic depth", ("0.8/0.95", "0.0/0.1/0.2/0.3/0.4"), True),
-        Setting("layer scale", ("pre-trained",) * 2),
-        Setting("head init scale", ("0.001",) * 2, True),
-        Setting("gradient clip", ("None",) * 2),
+        Setting("layer scale", _both("pre-trained")),
+        Setting("head init scale", _both("0.001"), True),
+        Setting("gradient clip", _both("None")),
         Setting("exp. mov. avg. (EMA)", ("None", "None/None/0.9999")),
     ),
 )

@@ -1,6 +1,7 @@
 """A network of timm as the backbone of our detectors and segmenters: the rivals of Tables 3 and 4 under the same heads."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,16 +28,17 @@ class TimmBackbone(nn.Module):
 
         if name not in timm.list_models():
             raise ConvNextError(f"timm has no network {name!r}.{nearest(name, timm.list_models())}")
-        windows = {"strict_img_size": False, "dynamic_img_size": True} if "swin" in name else {}
+        windows: dict[str, Any] = {"strict_img_size": False, "dynamic_img_size": True} if "swin" in name else {}
         try:
-            self.body = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_chans, **windows)
+            body: Any = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_chans, **windows)
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             raise ConvNextError(f"timm gives no feature maps of {name!r} ({error}).") from error
-        reductions = self.body.feature_info.reduction()
+        self.body: Any = body
+        reductions = body.feature_info.reduction()
         if reductions[-4:] != [4, 8, 16, 32]:
             raise ConvNextError(f"{name!r} gives maps of strides {reductions}; four of 4, 8, 16 and 32 are needed.")
         self.in_chans = in_chans
-        self.channels = dict(zip(_NAMES, self.body.feature_info.channels()[-4:], strict=True))
+        self.channels = dict(zip(_NAMES, body.feature_info.channels()[-4:], strict=True))
         self.strides = dict(zip(_NAMES, reductions[-4:], strict=True))
 
     def layer_decay_ids(self, rule: str = "layer") -> tuple[dict[str, int], int]:
