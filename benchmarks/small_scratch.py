@@ -25,10 +25,11 @@ import torch.nn.functional as F
 
 from convnext import __version__, recipes
 from convnext.benchmark.rows import commit, cpu_name
+from convnext.classification.augment import train_transform
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.mixup import make_mixup
 from convnext.classification.open import open_dataset
-from convnext.classification.transforms import Preprocess, eval_transform, train_transform
+from convnext.classification.transforms import Preprocess, eval_transform
 from convnext.engine.schedule import learning_rate
 from convnext.recipes.plan import make_plan
 from convnext.recipes.schema import Classification

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from convnext.classification.augment import TrainTransform, collate_augmented
 from convnext.classification.dataset import ArrayDataset
-from convnext.classification.transforms import Preprocess, eval_transform, train_transform
+from convnext.classification.transforms import Preprocess, eval_transform
 from convnext.data.images import ImageError
 from convnext.data.loader import EvalSamples, ImageOnly, TrainSamples, eval_loader, train_loader
 from convnext.data.sampler import TrainBatches, epoch_order
@@ -54,10 +55,12 @@ def test_starting_in_the_middle_gives_the_rest():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_augmentation_does_not_depend_on_workers(images, workers):
-    samples = TrainSamples(images, ImageOnly(train_transform(Preprocess.for_size(8), Augment(crop_padding=2))), seed=0)
+    samples = TrainSamples(images, TrainTransform(Preprocess.for_size(8), Augment(crop_padding=2)), seed=0)
     order = TrainBatches(N, 0, 10, 1, 6)
-    alone, helped = (list(train_loader(samples, order, w, False)) for w in (0, workers))
+    alone, helped = (list(train_loader(samples, order, w, False, collate_augmented)) for w in (0, workers))
     for one, other in zip(alone, helped, strict=True):
+        assert one.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.erase, other.erase)
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.targets, other.targets)
         assert one.indices == other.indices

@@ -49,7 +49,8 @@ def _print(report: CheckReport, console: Out) -> None:
 
 def _draw_batch(data: str, recipe: Classification, out: Path) -> Path:
     """A row of training views of the first images, below it their evaluation views."""
-    from convnext.classification.transforms import Preprocess, eval_transform, train_transform
+    from convnext.classification.augment import train_transform
+    from convnext.classification.transforms import Preprocess, eval_transform
     from convnext.data.images import ImageError
     from convnext.data.sampler import epoch_order
     from convnext.report.batch import draw_batch

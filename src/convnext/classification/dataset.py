@@ -16,6 +16,7 @@ from PIL import Image
 
 from convnext.data import split
 from convnext.data.images import decode, open_image, to_rgb
+from convnext.data.regions import Choose, cut, decode_region
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +78,17 @@ class ImageDataset(ABC):
             return decode(source, name=name)
         with open_image(source, name=name) as image:
             return to_rgb(image)
+
+    def region(self, i: int, choose: Choose) -> np.ndarray:
+        """The part of image i that `choose` asks for, (h, w, 3) uint8, for training: decoded from as few pixels as it needs.
+
+        Raises:
+            ImageError: it cannot be decoded; the message names it.
+        """
+        source = self.source(i)
+        if isinstance(source, Image.Image):
+            return cut(to_rgb(source), choose)
+        return decode_region(source, choose, self.name(i) if isinstance(source, bytes) else None, self.upright)
 
     def file(self, i: int) -> Path | None:
         """The file that image i alone is in; None where images are stored otherwise."""

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnext.classification.augment import Finish, TrainTransform, collate_augmented
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import evaluate
 from convnext.classification.mixup import make_mixup
 from convnext.classification.open import fingerprint
-from convnext.classification.transforms import Preprocess, eval_transform, train_transform
-from convnext.data.loader import Batch, EvalSamples, ImageOnly, eval_loader
+from convnext.classification.transforms import Preprocess, eval_transform
+from convnext.data.loader import Batch, EvalSamples, eval_loader
 from convnext.errors import ConvNextError
 from convnext.models import build, options
 from convnext.models.recompute import recompute_hidden
@@ -29,6 +30,7 @@ class ClassificationTask(DataTask):
     columns = (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("loss", "loss", 4))
     counted = True
     split_fields = ("data", "val", "val_share", "seed", "read", "upright")
+    collate = staticmethod(collate_augmented)
 
     def __init__(
         self,
@@ -73,8 +75,12 @@ class ClassificationTask(DataTask):
             )
         return model
 
-    def train_transform(self) -> ImageOnly:
-        return ImageOnly(train_transform(self.preprocess, self.recipe.augment))
+    def train_transform(self) -> TrainTransform:
+        return TrainTransform(self.preprocess, self.recipe.augment)
+
+    def finish(self, batch: Batch) -> Batch:
+        assert batch.erase is not None
+        return replace(batch, images=Finish(self.preprocess)(batch.images, batch.erase), erase=None)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(batch.targets, Tensor)  # labels (B,)

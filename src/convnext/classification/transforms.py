@@ -1,7 +1,4 @@
-"""Training augmentation and evaluation preprocessing: from a decoded image to the input of a model.
-
-Training follows the paper's recipe (Table 5) through timm's parts: torchvision's RandAugment has another magnitude scale.
-"""
+"""Evaluation preprocessing: from a decoded image to the input of a model. Training's is `classification.augment`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +11,6 @@ from torch import Tensor
 
 from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.stored import Stored
-from convnext.errors import ConvNextError
-from convnext.recipes.schema import Augment
 
 SMALL = 32  # inputs up to this side are padded and cropped, not resized and cropped
 THIN = 8  # aspect from which an image is not resized as a whole
@@ -71,42 +66,6 @@ def eval_transform(pre: Preprocess) -> Callable[[Image], Tensor]:
 
 def _evaluated(pre: Preprocess, normalize: "Normalize", image: Image) -> Tensor:  # no closure: workers are sent it
     return normalize(pre.resize_crop(image))
-
-
-def train_transform(pre: Preprocess, augment: Augment) -> Callable[[Image], Tensor]:
-    """RGB image of any size -> (3, size, size) float, augmented and normalised.
-
-    Draws from the global generators of Python, NumPy and PyTorch: seed them per sample (`convnext.seeding`).
-    """
-    from timm.data.auto_augment import rand_augment_transform
-    from timm.data.random_erasing import RandomErasing
-    from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_pil_interp
-    from torchvision import transforms as T
-
-    if pre.size <= SMALL:
-        crop = [
-            T.Resize((pre.size, pre.size), T.InterpolationMode(pre.interpolation)),
-            T.RandomCrop(pre.size, padding=augment.crop_padding),
-        ]
-    else:
-        crop = [RandomResizedCropAndInterpolation(pre.size, scale=augment.crop_scale, interpolation=pre.interpolation)]
-    steps = [*crop, T.RandomHorizontalFlip(augment.hflip)]
-    if augment.rand_augment:
-        hints = {
-            "translate_const": int(pre.size * 0.45),
-            "img_mean": tuple(min(255, round(255 * m)) for m in pre.mean),
-            "interpolation": str_to_pil_interp(pre.interpolation),
-        }
-        try:
-            steps.append(rand_augment_transform(augment.rand_augment, hints))
-        except (AssertionError, ValueError, KeyError) as error:
-            raise ConvNextError(
-                f"{augment.rand_augment!r} is not a RandAugment string of timm; the paper's is 'rand-m9-mstd0.5-inc1'."
-            ) from error
-    steps.append(Normalize(pre.mean, pre.std))
-    if augment.random_erasing:
-        steps.append(RandomErasing(augment.random_erasing, mode="pixel", device="cpu"))
-    return T.Compose(steps)
 
 
 class Normalize:

@@ -1,6 +1,7 @@
-"""`convnext data check DATA` and `convnext data corrupt DATA OUT`."""
+"""`convnext data check DATA`, `convnext data corrupt DATA OUT`, and the way to the others, which have files of their own."""
 
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -69,14 +70,19 @@ class CorruptArguments:
     """An image's corruption depends on this and its name alone."""
 
 
+OTHERS = {"speed": "images per second that one core prepares, beside timm and torchvision"}
+"""Commands that are the modules `convnext.cli.data_WORD`."""
+WORDS = ("check", "corrupt", *OTHERS)
+
 HELP = f"""usage: convnext data check DATA ...
        convnext data corrupt DATA OUT ...
+{chr(10).join(f"       convnext data {word} ...    {what}" for word, what in OTHERS.items())}
 
 {DESCRIPTION}
 
 {CORRUPT}
 
-`convnext data check --help` and `convnext data corrupt --help` show the options."""
+`convnext data check --help` and so on show the options."""
 
 
 def run(argv: list[str]) -> int:
@@ -87,8 +93,10 @@ def run(argv: list[str]) -> int:
         return check(parse(Arguments, argv[1:], "data check", DESCRIPTION))
     if argv[0] == "corrupt":
         return corrupt(parse(CorruptArguments, argv[1:], "data corrupt", CORRUPT))
+    if argv[0] in OTHERS:
+        return import_module(f"convnext.cli.data_{argv[0]}").run(argv[1:])
     raise ConvNextError(
-        f"There is no `convnext data {argv[0]}`.{nearest(argv[0], ['check', 'corrupt'])} There are check and corrupt."
+        f"There is no `convnext data {argv[0]}`.{nearest(argv[0], WORDS)} There are {', '.join(WORDS)}."
     )
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from convnext.data.images import ImageError
 from convnext.data.pixels import pad_to_multiple
+from convnext.data.regions import RegionTransform
 from convnext.data.sampler import TrainBatches
 from convnext.seeding import derive, seed_cpu
 
@@ -43,13 +44,15 @@ class Samples(Protocol):
 
 @dataclass
 class Batch:
-    """images (B,3,H,W) float; targets: labels (B,) or (B,H,W) int64, or a dict of tensors per image; indices: B positions
-    in the dataset; unreadable: what could not be decoded."""
+    """images (B,3,H,W) float, or uint8 that the task finishes on the device; targets: labels (B,) or (B,H,W) int64, or a
+    dict of tensors per image; indices: B positions in the dataset; unreadable: what could not be decoded; erase (B,5) int64:
+    rectangles that are still to be erased (`classification.augment`), which stay in the host's memory."""
 
     images: Tensor
     targets: Targets
     indices: list[int]
     unreadable: list[str]
+    erase: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
@@ -57,13 +60,18 @@ class Batch:
     def pin_memory(self) -> "Batch":
         return self._moved(Tensor.pin_memory)
 
+    def tensors(self) -> list[Tensor]:
+        """All that is on the device."""
+        targets = [self.targets] if isinstance(self.targets, Tensor) else [t for d in self.targets for t in d.values()]
+        return [self.images, *targets]
+
     def _moved(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         targets = self.targets
         if isinstance(targets, Tensor):
             targets = move(targets)
         else:
             targets = [{key: move(value) for key, value in target.items()} for target in targets]
-        return Batch(move(self.images), targets, self.indices, self.unreadable)
+        return Batch(move(self.images), targets, self.indices, self.unreadable, self.erase)
 
 
 class ImageOnly:
@@ -80,11 +88,12 @@ class ImageOnly:
 class TrainSamples(Dataset):
     """Samples by key (epoch, index), each augmented as a pure function of (seed, epoch, index).
 
-    An unreadable image is replaced by another one, chosen by the same rule, and reported with the batch.
+    An unreadable image is replaced by another one, chosen by the same rule, and reported with the batch. A `RegionTransform`
+    leaves the targets as they are, and of the images sees only the part that it asks for (`samples.region`).
     """
 
-    samples: Samples
-    transform: Callable[[Image, Any], tuple[Tensor, Any]]
+    samples: Any  # `Samples`, and with a RegionTransform also `region`
+    transform: Callable[[Image, Any], tuple[Any, Any]] | RegionTransform
     seed: int
 
     def __getitem__(self, key: tuple[int, int]):
@@ -92,15 +101,20 @@ class TrainSamples(Dataset):
         unreadable = []
         for attempt in range(20):
             try:
-                image, target = self.samples.image(index), self.samples.target(index)
-                break
+                return *self._augmented(key, index), index, unreadable
             except ImageError as error:
                 unreadable.append(str(error))
                 index = derive(self.seed, "substitute", *key, attempt) % len(self.samples)
-        else:
-            raise ImageError(f"20 images in a row could not be read; the last: {unreadable[-1]}")
+        raise ImageError(f"20 images in a row could not be read; the last: {unreadable[-1]}")
+
+    def _augmented(self, key: tuple[int, int], index: int) -> tuple[Any, Any]:
+        if isinstance(self.transform, RegionTransform):
+            target = self.samples.target(index)
+            seed_cpu(self.seed, "sample", *key)
+            return self.transform(self.samples.region(index, self.transform.region)), target
+        image, target = self.samples.image(index), self.samples.target(index)
         seed_cpu(self.seed, "sample", *key)
-        return *self.transform(image, target), index, unreadable
+        return self.transform(image, target)
 
 
 @dataclass
@@ -196,10 +210,10 @@ def eval_loader(samples: EvalSamples, batch: int, workers: int, pin: bool, rank:
 
 
 def default_workers(device: torch.device, devices_here: int) -> int:
-    """One worker per core for a GPU, at most 8 a device; half the cores when the model trains on them too."""
+    """For a GPU all cores but the one of the process that trains; half the cores when the model trains on them too."""
     import os
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu":
         return cores // 2 // devices_here
-    return max(1, min(8, cores // devices_here))
+    return max(1, (cores - devices_here) // devices_here)

@@ -157,7 +157,8 @@ class Runtime:
     __pydantic_config__ = STRICT
 
     workers: int | None = ranged(None, **WORKERS)
-    """Processes that load data; None: one per core left over, at most 8 per device; 0: load in the main process."""
+    """Processes that load data, per device; None: all cores but one for each GPU, half of them without one; 0: load in the
+    process that trains."""
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
     log_every: int = ranged(50, at_least=1)

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convnext.data.device import ToDevice
 from convnext.data.loader import Batch, TrainSamples, collate, default_workers, train_loader
+from convnext.data.regions import RegionTransform
 from convnext.data.sampler import TrainBatches
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
@@ -80,8 +82,8 @@ class DataTask(ABC):
         return len(self.val) > 0
 
     @abstractmethod
-    def train_transform(self) -> Callable:
-        """(image, target) -> (tensor, target), drawing from the global generators."""
+    def train_transform(self) -> Callable | RegionTransform:
+        """(image, target) -> (tensor, target), or a transform of part of an image; it draws from the global generators."""
 
     @abstractmethod
     def evaluate(
@@ -93,6 +95,10 @@ class DataTask(ABC):
         """Named losses whose sum is trained on; a dense model computes its own from the targets."""
         return model(batch.images, batch.targets)
 
+    def finish(self, batch: Batch) -> Batch:
+        """What is still to be done with a training batch on the device; draws from no global generator."""
+        return batch
+
     def batches(self, start: int) -> Iterator[Batch]:
         plan, world = self.plan, self.world
         samples = TrainSamples(self.train, self.train_transform(), self._recipe.seed)
@@ -100,10 +106,11 @@ class DataTask(ABC):
             len(self.train), self._recipe.seed, plan.total_batch, plan.accumulation, plan.total_steps, start, world.rank,
             world.size, self.sort_by,
         )  # fmt: skip
+        to_device = ToDevice(world.device, self.finish)
         for batch in train_loader(samples, order, self.workers, self.pin, self.collate):
             if batch.unreadable:
                 self._note_unreadable(batch.unreadable)
-            yield batch.to(world.device)
+            yield to_device(batch)
 
     def sample_names(self, batch: Batch) -> list[str]:
         return [self.train.name(i) for i in batch.indices]
