@@ -138,13 +138,19 @@ class Choices:
 
 
 def expand(
-    models: Iterable[str], choices: Choices, device: str, deployable: Callable[[str], bool] = lambda name: False
+    models: Iterable[str],
+    choices: Choices,
+    device: str,
+    deployable: Callable[[str], bool] = lambda name: False,
+    dense_sizes: Callable[[str], Sequence[int] | None] = lambda name: None,
 ) -> list[Config]:
     """Every sensible configuration of these models, ours and peers, group by group and without repetition.
 
     Args:
         device: "cpu" or "cuda".
         deployable: name -> True if this model of ours has the form `deploy`.
+        dense_sizes: name -> heights of the images of a detector or segmenter, None for a classifier. They take one image in
+            inference and two in training where no batch is chosen, in the layout that they have, under autocast.
     """
     chosen = choices.resolved(device)
     models = list(dict.fromkeys(models))
@@ -152,6 +158,18 @@ def expand(
         name: ("plain", "deploy") if library_of(name) == "ours" and deployable(name) else ("plain",) for name in models
     }
     found = [
+        config
+        for mode, precision in product(chosen.modes, chosen.precisions or ())
+        for name in models
+        if (sizes := dense_sizes(name)) is not None
+        for size in sizes
+        for batch in choices.batches or (1 if mode == "inference" else 2,)
+        for config in _of_model(
+            name, ("plain",), mode, size, batch, precision, replace(chosen, weights="autocast", graphs="off"), device
+        )
+    ]
+    models = [name for name in models if dense_sizes(name) is None]
+    found += [
         config
         for mode, size, batch, precision in product(
             chosen.modes, chosen.image_sizes, chosen.batches or (), chosen.precisions or ()

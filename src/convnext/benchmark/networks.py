@@ -1,4 +1,4 @@
-"""Every classifier that can be timed, by name, with random weights: ours, and those of other libraries."""
+"""Every model that can be timed, by name, with random weights: ours, and those of other libraries."""
 
 import re
 from pathlib import Path
@@ -7,18 +7,22 @@ import torch
 from torch import nn
 
 from convnext import models, tasks
-from convnext.benchmark.flops import Count, count, unfused_attention
+from convnext.benchmark.flops import Count, count, count_task, unfused_attention
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.peers import LIBRARIES, build_peer, check_peer, is_peer
+from convnext.task.spec import TaskSpec
+from convnext.task.timm_backbone import MARK
 from convnext.weights import catalog
 
 
 def check(name: str) -> None:
-    """Refuse a name that names no classifier, without building anything.
+    """Refuse a name that names no model, without building anything.
 
     Raises:
         ConvNextError: with the nearest names.
     """
+    if dense_spec(name):
+        return
     if is_peer(name):
         check_peer(name)
         return
@@ -35,6 +39,28 @@ def check(name: str) -> None:
         )
 
 
+def dense_spec(name: str) -> TaskSpec | None:
+    """The task of a detector or segmenter, ours or with timm's backbone; None for classifiers."""
+    heads = name.partition(MARK)[0] if MARK in name else None
+    for spec in tasks.specs():
+        known = spec.models()
+        if name not in models.names() and (name in known or (heads and any(n.startswith(f"{heads}_") for n in known))):
+            return spec
+    return None
+
+
+def default_sizes(name: str) -> tuple[int, ...]:
+    """Heights in pixels at which a model is timed where none is given: 224, and of dense models what the paper counts at."""
+    spec = dense_spec(name)
+    return (224,) if spec is None else tuple(height for height, _ in spec.pixels(name)[:1])
+
+
+def image_shape(name: str, image_size: int) -> tuple[int, int]:
+    """(height, width) of a model's images: the paper's for dense models at their height, else square."""
+    spec = dense_spec(name)
+    return image_size, (dict(spec.pixels(name)) if spec else {}).get(image_size, image_size)
+
+
 def build(name: str, image_size: int = 224) -> nn.Module:
     """Build a model in training mode, without stochastic depth, for 1,000 classes where the name leaves it open.
 
@@ -45,6 +71,8 @@ def build(name: str, image_size: int = 224) -> nn.Module:
     Raises:
         ConvNextError: as `check`, or another library refuses the size.
     """
+    if spec := dense_spec(name):
+        return spec.primed(spec.build(name))
     check(name)
     if is_peer(name):
         return build_peer(name, image_size)
@@ -55,13 +83,15 @@ def build(name: str, image_size: int = 224) -> nn.Module:
 
 def deployable(name: str) -> bool:
     """True if a model of ours has an inference form of its own."""
-    return hasattr(_on_meta(name, 224), "deploy")
+    return dense_spec(name) is None and hasattr(_on_meta(name, 224), "deploy")
 
 
 def counted(name: str, image_size: int) -> Count | None:
     """Count params and MACs for one image; None where the model cannot be run on the meta device."""
     try:
         with unfused_attention():
+            if spec := dense_spec(name):
+                return count_task(spec, name, *image_shape(name, image_size))
             return count(_on_meta(name, image_size), (3, image_size, image_size))
     except Exception:  # of models of other libraries that need data
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from itertools import count, cycle
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +71,18 @@ def prepare(config: Config, device: torch.device, rotated: bool = True) -> Calla
     network = compiled(model, config)
     precision = config.precision if config.autocast else "fp32"
     if config.mode == "train":
-        return _training(model, network, batches, precision, device)
+        if spec := networks.dense_spec(config.model):
+            targets, losses = spec.example_targets(batches[0]), cast(Any, network)
+            return _training(model, lambda x: sum(losses(x, targets).values()), batches, precision, device)
+        return _training(model, _with_loss(model, network, batches[0]), batches, precision, device)
     if config.graph:
         return _captured(network, batches, precision, device)
     return _inference(network, batches, precision, device)
 
 
 def batch_bytes(config: Config) -> int:
-    return weights_dtype(config).itemsize * config.batch * 3 * config.image_size**2
+    height, width = networks.image_shape(config.model, config.image_size)
+    return weights_dtype(config).itemsize * config.batch * 3 * height * width
 
 
 def rotations(config: Config) -> int:
@@ -88,7 +92,7 @@ def rotations(config: Config) -> int:
 
 def images(config: Config, device: torch.device, number: int) -> list[Tensor]:
     """That many batches of standard normal images (B, 3, H, W)."""
-    dtype, shape = weights_dtype(config), (config.batch, 3, config.image_size, config.image_size)
+    dtype, shape = weights_dtype(config), (config.batch, 3, *networks.image_shape(config.model, config.image_size))
     layout = torch.channels_last if config.layout == "nhwc" else torch.contiguous_format
     return [torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout) for _ in range(number)]
 
@@ -124,14 +128,18 @@ def _inference(network, batches: list[Tensor], precision: str, device: torch.dev
     return _begun(step, device)
 
 
-def _training(model: nn.Module, network, batches: list[Tensor], precision: str, device: torch.device):
+def _with_loss(model: nn.Module, network, images: Tensor) -> Callable[[Tensor], Tensor]:
+    labels = torch.randint(getattr(model, "num_classes", 1000), (len(images),), device=images.device)
+    return lambda x: F.cross_entropy(network(x), labels)
+
+
+def _training(model: nn.Module, loss_of, batches: list[Tensor], precision: str, device: torch.device):
     endless = cycle(batches)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
-    labels = torch.randint(getattr(model, "num_classes", 1000), (len(batches[0]),), device=device)
 
     def step():
         with autocast(precision, device):
-            loss = F.cross_entropy(network(next(endless)), labels)
+            loss = loss_of(next(endless))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

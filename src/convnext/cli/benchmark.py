@@ -22,6 +22,10 @@ DESCRIPTION = """Speed and peak memory of models, beside those of other librarie
     convnext benchmark convnext_atto --image-size 64 --compile none default --figure atto.png
     convnext benchmark --table 12                    ConvNeXt and Swin side by side, with the paper's numbers
     convnext benchmark convnext_isotropic_small --table 2
+    convnext benchmark mask_rcnn_convnext_tiny mask_rcnn+timm:swin_tiny_patch4_window7_224 --mode both
+
+Detectors and segmenters take the paper's images (800x1280, 512x2048), one in inference and two in training; detectors find
+100 objects among 1,000 proposals. Table 3 and Section 4 are beside them in docs/fidelity.md.
 
 MODEL is one of ours (`convnext info models`), a run's folder or a checkpoint; a peer is timm:NAME, torchvision:NAME or
 transformers:ID. Only the architecture counts: weights and images are random. Training is the forward pass, the backward pass
@@ -138,7 +142,16 @@ def _configs(arguments: Arguments, device: str):
     names = [*arguments.model, *arguments.peers]
     for name in names:
         networks.check(name)
-    return configs.expand(names, choices, device, networks.deployable)
+    return configs.expand(names, choices, device, networks.deployable, lambda name: _dense_sizes(arguments, name))
+
+
+def _dense_sizes(arguments: Arguments, name: str):
+    """Heights of the images of a detector or segmenter; None for a classifier."""
+    from convnext.benchmark import networks
+
+    if networks.dense_spec(name) is None:
+        return None
+    return networks.default_sizes(name) if arguments.image_size == (224,) else arguments.image_size
 
 
 def _measure(arguments: Arguments, configs: Sequence, device, results) -> None:

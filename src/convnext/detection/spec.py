@@ -106,7 +106,18 @@ class DetectionSpec(TaskSpec):
         architecture, _, size = name.partition("_convnext_")
         method = architecture.partition("_mask")[0].removesuffix("_rcnn")
         row = paper.lookup(paper.TABLE3, backbone=f"convnext_{size}", method=method)
-        return Printed(gmacs=row.gflops, slack=SLACK) if row else None
+        return Printed(gmacs=row.gflops, slack=SLACK, fps=row.fps) if row else None
+
+    def primed(self, module: nn.Module) -> nn.Module:
+        """With a sure class for every proposal, so that a hundred objects are suppressed, masked and pasted."""
+        from convnext.detection.priming import prime
+
+        return prime(module)
+
+    def example_targets(self, x: Tensor) -> list[dict[str, Tensor]]:
+        from convnext.detection.priming import example_targets
+
+        return example_targets(x)
 
     # -- data and training
 

@@ -5,12 +5,13 @@ from convnext.errors import ConvNextError, nearest
 
 def _families():
     """(module, model class) of each family; a module's SIZES has its names, its `build` makes the model."""
-    from convnext.models import convnext, isotropic, roadmap
+    from convnext.models import ablations, convnext, isotropic, roadmap
 
     return (
         (convnext, convnext.ConvNeXt),
         (isotropic, isotropic.IsotropicConvNeXt),
         (roadmap, roadmap.RoadmapNet),
+        (ablations, roadmap.RoadmapNet),
     )
 
 
@@ -22,7 +23,7 @@ def _family(name: str):
 
 
 def names() -> list[str]:
-    """All model names: ConvNeXt, isotropic ConvNeXt, and every step of the roadmap."""
+    """All model names: ConvNeXt, isotropic ConvNeXt, every step of the roadmap, and ablations of the text."""
     return [name for module, _ in _families() for name in module.SIZES]
 
 

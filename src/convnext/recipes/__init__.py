@@ -37,9 +37,9 @@ def get(name: str) -> Recipe:
 
 
 def _built_in() -> dict[str, Recipe]:
-    from convnext.recipes import ade20k, coco, roadmap, small, table5, table6
+    from convnext.recipes import ablations, ade20k, coco, roadmap, small, table5, table6
 
     found: dict[str, Recipe] = {}
-    for module in (small, table5, table6, roadmap, coco, ade20k):
+    for module in (small, table5, table6, roadmap, ablations, coco, ade20k):
         found |= module.RECIPES
     return found

@@ -88,6 +88,12 @@ class SegmentationSpec(TaskSpec):
     def pixels(self, name: str) -> tuple[tuple[int, int], ...]:
         return ((512, 2048), (640, 2560))
 
+    def example_targets(self, x: Tensor) -> Tensor:
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(150, (len(x), *x.shape[2:]), generator=generator).to(x.device)
+
     def printed(self, name: str, height: int) -> Printed | None:
         from convnext import paper
 

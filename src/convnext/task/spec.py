@@ -65,6 +65,8 @@ class Printed:
     params_m: float | None = None
     gmacs: float | None = None
     slack: float = 0.0
+    fps: float | None = None
+    """Images per second on an A100, one at a time (Table 3)."""
 
 
 class TaskSpec(ABC):
@@ -125,6 +127,14 @@ class TaskSpec(ABC):
     def macs_forward(self, model: Any, x: Tensor) -> None:
         """Run the part of a model on x (1, 3, H, W) whose multiply-accumulates are counted."""
         model(x)
+
+    def primed(self, module: nn.Module) -> nn.Module:
+        """The model made to work as a trained one does where random weights would leave work out; for timing alone."""
+        return module
+
+    def example_targets(self, x: Tensor) -> Any:
+        """Targets that suit images x (B, 3, H, W) and `module(x, targets)`, which gives losses; for timing alone."""
+        raise NotImplementedError(f"{self.name} is not trained on targets beside images")
 
     def printed(self, name: str, height: int) -> Printed | None:
         """The paper's numbers for a model at an input height; None where it has no row."""
