@@ -38,6 +38,12 @@ def test_the_numbers_are_the_measured_ones():
     assert f"{masks['percent_of_cells']} % of the cells" in told
     gains = [gain for row in measured["jpeg_gain_db"].values() for gain in row]
     assert f"{min(gains)} to {max(gains)} dB" in row("corrupted images, storage")
+    for name, pair in result("ablations")["rows"].items():
+        (mine, *_), (beside, *_) = (
+            [v for k, v in sorted(each.items()) if k.startswith("mean")] for each in pair.values()
+        )
+        assert f"{mine:.2f} against" in PAGE, name
+        assert f"{beside:.2f}" in PAGE, name
     frost = result("frost")["rows"]
     ends = [(frost["ours"]["ssim"][i], frost["original"]["ssim"][i]) for i in (0, -1)]
     assert all(f"{ours:.4f} against {theirs:.4f}" in row("frost") for ours, theirs in ends)

@@ -7,6 +7,7 @@ from convnext import tasks
 from convnext.benchmark import networks
 from convnext.benchmark.configs import Choices, Config, expand
 from convnext.benchmark.prepare import images, prepare
+from convnext.benchmark.tables import detectors_of_paper
 from convnext.detection.detector import build
 from convnext.detection.priming import example_targets
 
@@ -70,6 +71,18 @@ def test_example_targets_fit_the_images():
         assert target["masks"].flatten(1).any(1).all()
     (spec,) = (spec for spec in tasks.specs() if SEGMENTER in spec.models())
     assert spec.example_targets(x).shape == (2, 96, 128)
+
+
+def test_the_papers_speed_and_memory_stand_beside_what_was_measured():
+    names = (
+        "cascade_mask_rcnn_convnext_base",
+        "cascade_mask_rcnn+timm:swin_base_patch4_window7_224",
+        "upernet_convnext_tiny",
+    )
+    rows = [{"config": Config(name, mode).to_dict()} for name in names for mode in ("inference", "train")]
+    assert [(name, number) for name, _, number in detectors_of_paper(rows)] == [
+        (names[0], "11.4"), (names[0], "17.4"), (names[1], "10.7"), (names[1], "18.5")
+    ]  # fmt: skip
 
 
 def test_what_the_paper_prints_of_speed_stands_in_its_table():

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from convnext import paper
 from convnext.benchmark.configs import Choices, Config, expand
-from convnext.benchmark.paper_peers import TIMM
+from convnext.benchmark.paper_peers import BACKBONES, TIMM
 from convnext.errors import ConvNextError, nearest
 
 TRAINING_BATCH = 32  # of Table 2's memory
@@ -140,3 +140,23 @@ def _compare(printed: Sequence[float | None], here: Sequence[float | None]) -> t
     ratios = [a / b if a and b else None for a, b in ((our_paper, their_paper), (ours, theirs))]
     numbers = [None if n is None else f"{n:,.1f}" for n in (our_paper, ours, their_paper, theirs)]
     return (*numbers, *(None if ratio is None else f"{ratio:.2f}" for ratio in ratios))
+
+
+def detectors_of_paper(rows: Sequence[dict]) -> list[tuple]:
+    """(model, what, the paper's number) for each measured detector of Table 3, and of Section 4's training memory."""
+    theirs = {f"timm:{name}": label for label, name in BACKBONES.items()}
+    found = []
+    for config in {(row["config"]["model"], row["config"]["mode"]): row["config"] for row in rows}.values():
+        heads, _, body = config["model"].replace("_convnext_", "+convnext_").partition("+")
+        label, method = (
+            (paper.NAMES | theirs).get(body),
+            {"mask_rcnn": "mask", "cascade_mask_rcnn": "cascade"}.get(heads),
+        )
+        row = paper.lookup(paper.TABLE3, backbone=label, method=method) if label and method else None
+        if row is not None and config["mode"] == "inference":
+            found.append((config["model"], "images/s, A100 (Table 3)", f"{row.fps:g}"))
+        if row is not None and config["mode"] == "train" and method == "cascade" and label in paper.CASCADE_TRAINING_GB:
+            found.append(
+                (config["model"], "training GB, 2 images (Section 4)", f"{paper.CASCADE_TRAINING_GB[label]:g}")
+            )
+    return found

@@ -22,7 +22,7 @@ COLUMNS = (
 def print_rows(rows: list[dict], arguments: Any, out: Out) -> None:
     """A table for each group, fastest first; the paper's table if asked for; what failed."""
     from convnext.benchmark.configs import Config
-    from convnext.benchmark.tables import beside
+    from convnext.benchmark.tables import beside, detectors_of_paper
 
     groups: dict[str, list[dict]] = {}
     for row in rows:
@@ -35,6 +35,9 @@ def print_rows(rows: list[dict], arguments: Any, out: Out) -> None:
     if arguments.table is not None:
         title, columns, cells = beside(arguments.table, rows, arguments.model)
         print_table(out, table(columns, cells, title, left=2))
+        out.print()
+    if told := detectors_of_paper(rows):
+        print_table(out, table(("model", "", "the paper"), told, left=2))
         out.print()
     for row in rows:
         config = Config(**row["config"])
