@@ -186,7 +186,29 @@ def faults(result: dict) -> str:
     )
 
 
+def startup(result: dict) -> str:
+    names = {
+        "torch": "`import torch`, in the same rounds",
+        "mistake": "the answer to a mistake in a name",
+        "predict": "`convnext predict` of one image, to its end",
+        "first step": "`convnext train`, to its first step",
+        "quickstart": "`convnext train`, to its end",
+    }
+    rows = [
+        (text, row["seconds"], row.get("ratio"), *result["bars"].get(name, (None, None)))
+        for name, text in names.items()
+        for row in (result["rows"][name],)
+    ]
+    table = markdown(rows, ("", "seconds", ": `import torch`", "bar (s)", "bar (ratio)"))
+    return (
+        f"Seconds from the start of the command, medians of {result['rounds']} rounds on {result['device']}, torch "
+        f"{result['versions']['torch']}; the whole training once, top-1 {result['rows']['quickstart']['top1']} % of the held-out "
+        f"digits (`{result['command']}`).\n\n{table}"
+    )
+
+
 TABLES = {
+    "startup": startup,
     "faults": faults,
     "cpu_speed": cpu_speed,
     "cpu_speed_sizes": cpu_speed,

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,6 +99,27 @@ def test_without_colour(trained):
     assert not warned.too_long()
 
 
+def test_a_training_of_small_images_imports_nothing_slow(tmp_path):
+    """PyTorch's compiler, which torchvision and every optimizer of PyTorch's import too, takes as long as PyTorch."""
+    script = (
+        "import sys; from convnext.cli.main import run; run(sys.argv[1:]); "
+        "print('slow:', {'torch._dynamo', 'sympy', 'torchvision', 'timm', 'sklearn', 'pycocotools'} & set(sys.modules))"
+    )
+    options = [
+        *TINY,
+        "--total-batch",
+        "1024",
+        "--device-batch",
+        "1024",
+        "--epochs",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run([sys.executable, "-c", script, "train", *options], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "slow: set()", done.stdout + done.stderr
+
+
 def startup() -> dict:
     return runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "startup.py"))
 
@@ -116,9 +138,10 @@ def test_seconds_until_a_line_are_those_until_that_line():
 def test_the_startup_benchmark_runs_and_a_busy_machine_publishes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 99.0, 99.0))
     out = tmp_path / "startup.json"
-    assert startup()["main"](["--rounds", "1", "--out", str(out), *TINY]) == 1
+    assert startup()["main"](["--rounds", "1", "--out", str(out), *TINY, "--epochs", "1"]) == 1
     said = capsys.readouterr().out
     for name in ("torch", "mistake", "predict", "first step"):
         assert re.search(rf"{name} +\d+\.\d\d s +\d+\.\d\d of", said)
+    assert re.search(r"quickstart +\d+\.\d\d s +bars: 60", said)
     assert "nothing is written" in said
     assert not out.exists()

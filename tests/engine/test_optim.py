@@ -69,6 +69,24 @@ def test_set_lr_scales_per_group():
     assert all(group["lr"] == 2.0 * group["lr_scale"] for group in optimizer.param_groups)
 
 
+def test_a_step_is_pytorchs_and_can_be_skipped():
+    def weights(step):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        optimizer = make_optimizer(model, Optim(weight_decay=0.1))
+        for _ in range(3):
+            model(torch.ones(2, 4)).square().sum().backward()
+            step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        return model.weight.detach()
+
+    plain = weights(lambda optimizer: torch.optim.AdamW.step(optimizer))
+    assert torch.equal(weights(lambda optimizer: optimizer.step_unless(torch.zeros(()))), plain)
+    torch.manual_seed(0)
+    untouched = nn.Linear(4, 3).weight
+    assert torch.equal(weights(lambda optimizer: optimizer.step_unless(torch.ones(()))), untouched)
+
+
 def test_state_survives_a_round_trip_and_continues_to_the_same_bits():
     def model_and_optimizer():
         torch.manual_seed(0)

@@ -1,6 +1,8 @@
 """AdamW and its parameter groups: no decay on norms, biases and LayerScale; learning rates that fall towards the input."""
 
 from collections.abc import Callable
+from inspect import unwrap
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +40,25 @@ def param_groups(model: nn.Module, weight_decay: float, layer_decay: float | Non
 
 
 class SkippingAdamW(torch.optim.AdamW):
-    """Fused AdamW whose step can be skipped by a number on the device, so that the host need not wait for it."""
+    """Fused AdamW whose step can be skipped by a number on the device, so that the host need not wait for it.
+
+    PyTorch's methods are called without their wrappers for torch.compile: those import the compiler, which takes three
+    quarters of the time of `import torch` before the first step of every run.
+    """
 
     found_inf: Tensor  # PyTorch's name for it: the fused kernel leaves everything as it is where this is 1
 
+    @torch.no_grad()
     def step_unless(self, skipped: Tensor) -> None:
         """One step, or none if `skipped` (0-d float, 0 or 1)."""
         self.found_inf = skipped
-        self.step()
+        unwrap(torch.optim.AdamW.step)(self)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        unwrap(torch.optim.AdamW.zero_grad)(self, set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        unwrap(torch.optim.AdamW.add_param_group)(self, param_group)
 
 
 def make_optimizer(model: nn.Module, optim: AdamW, rule: str = "layer") -> SkippingAdamW:

@@ -24,7 +24,7 @@ RECIPES = {
         source="ours: scikit-learn's handwritten digits, about a minute on two CPU cores",
         data="digits",
         image_size=8,
-        epochs=20,
+        epochs=12,
         total_batch=64,
         device_batch=64,
         model=Model("convnext_atto", drop_path_rate=0.0, stem_stride=1),
