@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_models import classifier_of, exported
 
-from convnext import create_model
+from convnext import create_model, extras
 from convnext.data.find import find_images
 from convnext.data.images import decode
 from convnext.errors import ConvNextError
@@ -212,11 +212,14 @@ def test_pairs_that_there_are_not(format, precision, said):
 
 
 @pytest.mark.parametrize(("module", "extra"), [("onnxscript", "export"), ("openvino", "export"), ("nncf", "int8")])
-def test_a_missing_extra_is_named(module, extra, monkeypatch):
+def test_a_missing_extra_is_named(module, extra, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     format = "onnx" if module == "onnxscript" else "openvino"
-    with pytest.raises(ConvNextError, match=re.escape(f'pip install "convnext[{extra}]"')):
-        formats.require_all(formats.choose(format, "int8"), "int8")
+    commands = {extras.CLONE: f"uv sync --inexact --extra {extra}", tmp_path: f'pip install "convnext[{extra}]"'}
+    for place, command in commands.items():
+        monkeypatch.setattr(extras, "CLONE", place)
+        with pytest.raises(ConvNextError, match=re.escape(command)):
+            formats.require_all(formats.choose(format, "int8"), "int8")
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

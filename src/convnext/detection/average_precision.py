@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from convnext.detection.coco import CocoImages
-from convnext.detection.coco_file import require
 from convnext.errors import ConvNextError
+from convnext.extras import require
 from convnext.files import replace_text
 
 AREAS = ("all", "small", "medium", "large")  # in the evaluators' order; borders at 32 x 32 and 96 x 96 pixels
@@ -104,7 +104,7 @@ def score_detections(detections: list[dict], dataset: CocoImages, reference: boo
 def _with_box(detection: dict) -> dict:
     if "bbox" in detection:
         return detection
-    return detection | {"bbox": require("pycocotools.mask").toBbox(detection["segmentation"]).tolist()}
+    return detection | {"bbox": require("pycocotools.mask", "detection").toBbox(detection["segmentation"]).tolist()}
 
 
 def _score(kind: str, truth: dict, detections: list[dict], reference: bool) -> Precision:
@@ -112,7 +112,9 @@ def _score(kind: str, truth: dict, detections: list[dict], reference: bool) -> P
     if kind == "bbox":
         areas = [detection["bbox"][2] * detection["bbox"][3] for detection in detections]
     else:  # the mask's area decides small, medium, large; `loadRes` would take the box's where there is one
-        area = require("pycocotools.mask").area  # one by one: of more than 255 at once it fails with NumPy 2
+        area = require(
+            "pycocotools.mask", "detection"
+        ).area  # one by one: of more than 255 at once it fails with NumPy 2
         areas = [int(area(detection["segmentation"])) for detection in detections]
     marks = [{"id": k, "area": area, "iscrowd": 0} for k, area in enumerate(areas, 1)]
     answers = [detection | mark for detection, mark in zip(detections, marks, strict=True)]
@@ -137,8 +139,8 @@ def _score(kind: str, truth: dict, detections: list[dict], reference: bool) -> P
 def find_evaluator(reference: bool) -> tuple[Any, Any]:
     """Import (COCO, COCOeval) of pycocotools, or of faster-coco-eval. Raises ConvNextError: not installed."""
     if reference:
-        return require("pycocotools.coco").COCO, require("pycocotools.cocoeval").COCOeval
-    faster = require("faster_coco_eval")
+        return require("pycocotools.coco", "detection").COCO, require("pycocotools.cocoeval", "detection").COCOeval
+    faster = require("faster_coco_eval", "detection")
     return faster.COCO, faster.COCOeval_faster
 
 

@@ -1,30 +1,18 @@
 """COCO's annotation JSON as columns: everything that is in the file, checked for its form and not yet for its sense."""
 
-import importlib
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from convnext.data.images import ImageError
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
-
-
-def require(module: str) -> Any:
-    """A module of pycocotools or faster_coco_eval, which come with the extra `detection`."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConvNextError(
-            f"Masks and average precision in COCO's format need {module.partition('.')[0]}, which cannot be imported "
-            f'({error}). Install it: pip install "convnext[detection]"'
-        ) from None
+from convnext.extras import require
 
 
 @dataclass
@@ -107,7 +95,7 @@ def _decode(text: bytes, size: tuple[int, int]) -> np.ndarray:
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
             return np.zeros(size, dtype=bool)
-        tools = require("pycocotools.mask")
+        tools = require("pycocotools.mask", "detection")
         segmentation = tools.merge(tools.frPyObjects(polygons, *size))
     elif tuple(segmentation["size"]) != size:
         raise ValueError(f"its run lengths are of (height, width) {segmentation['size']}, its image of {size}")

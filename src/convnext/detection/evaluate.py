@@ -16,7 +16,7 @@ from convnext.data.loader import make_loader
 from convnext.data.pixels import DensePreprocess, pad_to_multiple, padded_size, scaled_size
 from convnext.detection.average_precision import Result, find_evaluator, score_detections, to_coco
 from convnext.detection.coco import CocoImages
-from convnext.detection.coco_file import require
+from convnext.extras import require
 from convnext.runtime.evaluation import evaluate_batches
 from convnext.runtime.precision import autocast
 from convnext.runtime.world import World
@@ -56,7 +56,7 @@ def evaluate(
         ImageError: an image of any process cannot be read; evaluation never leaves one out.
         ConvNextError: pycocotools or faster-coco-eval is not installed.
     """
-    encode = require("pycocotools.mask").encode
+    encode = require("pycocotools.mask", "detection").encode
     find_evaluator(reference)  # missing, it would end the evaluation after hours
     detections: dict[str, dict[int, list[dict]]] = {label: {} for label in models}
 

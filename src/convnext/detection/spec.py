@@ -238,11 +238,11 @@ class DetectionSpec(TaskSpec):
         import numpy as np
 
         from convnext.detection.categories import category_ids
-        from convnext.detection.coco_file import require
         from convnext.detection.evaluate import to_coco
         from convnext.detection.results import Detection
+        from convnext.extras import require
 
-        encode = require("pycocotools.mask").encode
+        encode = require("pycocotools.mask", "detection").encode
         coco = to_coco(found, number, np.asarray(category_ids(loaded.classes)), encode)
         arrays = {key: value.cpu().numpy() for key, value in found.items()}
         parts = (arrays["boxes"], arrays["scores"], arrays["labels"], arrays["masks"])

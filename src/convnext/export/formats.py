@@ -1,12 +1,11 @@
 """The formats of an export: suffix, meaning of each precision, and the packages that it needs."""
 
-import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convnext.errors import ConvNextError, nearest
+from convnext.extras import require
 from convnext.task.spec import TaskSpec
 
 
@@ -91,20 +90,6 @@ def check_task(form: Format, precision: str, spec: TaskSpec) -> None:
     if (here := allowed[form.name]) is not None and precision not in here:
         there = "; ".join(f"{other}: {', '.join(found)}" for other, found in allowed.items() if found)
         raise ConvNextError(f"A {spec.noun} is not written as {form.name} in {precision}. There are {there}.")
-
-
-def require(module: str, extra: str = "export") -> Any:
-    """A module that comes with an extra.
-
-    Raises:
-        ConvNextError: it cannot be imported; the message says what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConvNextError(
-            f'This needs {module}, which cannot be imported ({error}). Install it: pip install "convnext[{extra}]"'
-        ) from None
 
 
 def require_all(form: Format, precision: str) -> None:

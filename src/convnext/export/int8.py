@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import require, silence_cuda_warning
+from convnext.export.formats import silence_cuda_warning
 from convnext.export.graph import trace
 from convnext.export.runtime import backend_of
+from convnext.extras import require
 from convnext.task.exported import Metadata
 
 RANKED_ON = 4  # images

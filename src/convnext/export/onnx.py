@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import require
+from convnext.extras import require
 from convnext.task.exported import KEY, Metadata
 
 LIMIT = 2**31 - 2**20  # bytes of one protobuf
@@ -24,7 +24,7 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
 def save(proto: Any, file: Path, metadata: Metadata) -> None:
     """Write an ONNX model with its metadata and without what the exporter noted about its own work."""
     bare(proto)
-    require("onnx").helper.set_model_props(proto, {KEY: metadata.to_json()})
+    require("onnx", "export").helper.set_model_props(proto, {KEY: metadata.to_json()})
     file.write_bytes(proto.SerializeToString())
 
 
@@ -33,7 +33,7 @@ def build(model: nn.Module, metadata: Metadata) -> Any:
     from convnext.export.graph import trace, without_future_warnings  # tracing takes seconds to import
 
     for module in ("onnx", "onnxscript"):
-        require(module)
+        require(module, "export")
     program = trace(model, metadata)
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if size > LIMIT:
@@ -80,7 +80,7 @@ def bare(proto: Any) -> None:
 
 def halve_weights(proto: Any) -> None:
     """Store the matrices and kernels in fp16 and cast them when the file is loaded: half the size, fp32 arithmetic."""
-    onnx = require("onnx")
+    onnx = require("onnx", "export")
     casts = []
     for tensor in proto.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < MATRIX:
@@ -120,7 +120,7 @@ def read_metadata(file: Path) -> str | None:
 
 
 def _session(file: Path, optimise: bool):
-    ort = require("onnxruntime")
+    ort = require("onnxruntime", "export")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors

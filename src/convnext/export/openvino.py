@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import require
+from convnext.extras import require
 from convnext.task.exported import KEY, Metadata
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
@@ -28,7 +28,7 @@ def write(model: nn.Module, file: Path, metadata: Metadata) -> None:
 def save(network: Any, file: Path, metadata: Metadata) -> None:
     """Write an ov.Model with its metadata, as `file` and its .bin."""
     network.set_rt_info(metadata.to_json(), [KEY])
-    require("openvino").save_model(network, str(file), compress_to_fp16=metadata.precision == "fp16")
+    require("openvino", "export").save_model(network, str(file), compress_to_fp16=metadata.precision == "fp16")
 
 
 def build(model: nn.Module, metadata: Metadata) -> Any:
@@ -36,7 +36,7 @@ def build(model: nn.Module, metadata: Metadata) -> Any:
     from convnext.export.graph import trace, without_future_warnings  # tracing takes seconds to import
 
     with without_future_warnings():
-        network = require("openvino").convert_model(trace(model, metadata), extension=[_nms()])
+        network = require("openvino", "export").convert_model(trace(model, metadata), extension=[_nms()])
     height, width = metadata.size or (-1, -1)
     network.reshape({network.inputs[0]: [metadata.batch or -1, metadata.in_chans, height, width]})
     for ports, names in ((network.inputs, metadata.inputs), (network.outputs, metadata.outputs)):
@@ -47,7 +47,7 @@ def build(model: nn.Module, metadata: Metadata) -> Any:
 
 def _nms() -> Any:
     """torchvision's suppression, which OpenVINO's reader of traced graphs does not know."""
-    ops = require("openvino.opset13")
+    ops = require("openvino.opset13", "export")
 
     def convert(context: Any) -> list:
         boxes, scores = (ops.unsqueeze(context.get_input(i), axis) for i, axis in ((0, 0), (1, [0, 1])))
@@ -57,7 +57,7 @@ def _nms() -> Any:
         )
         return [ops.squeeze(ops.gather(kept.output(0), np.array([2], np.int64), np.int64(1)), 1).output(0)]
 
-    return require("openvino.frontend.pytorch").ConversionExtension("torchvision.nms.default", convert)
+    return require("openvino.frontend.pytorch", "export").ConversionExtension("torchvision.nms.default", convert)
 
 
 def layers(network: Any) -> list[tuple[str, str, int]]:
@@ -88,7 +88,7 @@ def load(file: Path, metadata: Metadata) -> Callable[..., list[Tensor]]:
         "INFERENCE_PRECISION_HINT": HINTS[metadata.precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = require("openvino").compile_model(_read(file), "CPU", settings)
+    compiled = require("openvino", "export").compile_model(_read(file), "CPU", settings)
 
     def run(*inputs: Tensor) -> list[Tensor]:
         found = compiled({name: x.numpy() for name, x in zip(metadata.inputs, inputs, strict=True)})
@@ -107,7 +107,7 @@ def _read(file: Path) -> Any:
     if not file.with_suffix(".bin").exists():
         raise ConvNextError(f"{file} has no weights: {file.with_suffix('.bin').name} must stand beside it.")
     try:
-        return require("openvino").Core().read_model(str(file))
+        return require("openvino", "export").Core().read_model(str(file))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConvNextError(f"{file} cannot be opened by OpenVINO ({reason}). Export the checkpoint again.") from error
