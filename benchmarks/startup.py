@@ -5,13 +5,13 @@
 A mistake in a name; the prediction of one image by the quickstart's model; training from the command to its first step. The
 ratio is to `python -c "import torch"` in the same round, and what is reported is the median over the rounds, after one that
 is not counted. Bars: 0.4 s, 2.5 s, 4 s; ratios 0.3, 1.6, 2.5. Before them the whole of `convnext train` is run once, which
-has to take less than a minute. Run it on an idle machine: a busy one (load above half a core for each core) writes no file.
+has to take less than a minute. Run it on an idle machine: one that is busy before (above a quarter of its cores, for two
+seconds) writes no file.
 Python's caches of compiled modules have to be there (no PYTHONDONTWRITEBYTECODE), as they are after an installation.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -52,6 +52,22 @@ def seconds(command: list[str], until: str | None = None, code: int = 0) -> floa
     return time.perf_counter() - began
 
 
+def busy(interval: float = 2.0) -> float:
+    """Share of all cores that other processes keep busy, by Linux's counters; 0 where there are none."""
+
+    def counted() -> tuple[int, int]:
+        user, nice, system, idle, wait, *others = map(int, stat.read_text().split("\n", 1)[0].split()[1:8])
+        return user + nice + system + sum(others), idle + wait
+
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    before = counted()
+    time.sleep(interval)
+    working, idle = (after - first for after, first in zip(counted(), before, strict=True))
+    return working / max(working + idle, 1)
+
+
 def measure(rounds: int, folder: Path, options: list[str]) -> dict[str, dict]:
     """Seconds of the whole training with `options`, and its top-1; medians of `import torch` and of each command, with ratios."""
     image, run = folder / "image.png", folder / "run"
@@ -83,22 +99,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments, options = parser.parse_known_args(argv)
-    cores = os.cpu_count() or 1
-    load = os.getloadavg()[0]
+    share = busy()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments.rounds, Path(folder), options)
     for name, values in found.items():
         ratio = f"{values['ratio']:5.2f} of `import torch`" if "ratio" in values else ""
         bars = " and ".join(str(bar) for bar in BARS.get(name, ()) if bar)
         print(f"{name:10}  {values['seconds']:6.2f} s  {ratio:24}  {bars and 'bars: ' + bars}".rstrip())
-    if load > cores / 2:
-        print(f"The machine was busy (load {load:.1f} on {cores} cores): nothing is written.")
+    if share > 0.25:
+        print(f"The machine was busy with other work ({share:.0%} of its cores): nothing is written.")
         return 1
     if arguments.out:
         facts = environment(torch.device("cpu")) | {
             "command": "python benchmarks/startup.py --out results/startup.json"
         }
-        facts |= {"date": time.strftime("%Y-%m-%d"), "load": load, "rounds": arguments.rounds}
+        facts |= {"date": time.strftime("%Y-%m-%d"), "busy_before": round(share, 3), "rounds": arguments.rounds}
         arguments.out.write_text(json.dumps(facts | {"bars": BARS, "rows": found}, indent=1) + "\n")
     return 0
 

@@ -40,7 +40,9 @@ def test_the_wheel_runs_from_a_fresh_environment(tmp_path):
     python, command = folder / "python", folder / "convnext"
     done(UV, "pip", "install", "--quiet", "--no-deps", "--python", python, wheel, cwd=tmp_path)
     site = Path(done(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    libraries = Path(pytest.__file__).parents[1]  # of this environment, in place of a download; its own .pth files are not read
+    libraries = Path(pytest.__file__).parents[
+        1
+    ]  # of this environment, in place of a download; its own .pth files are not read
     (site / "libraries.pth").write_text(f"{libraries}\n")
     source = Path(done(python, "-c", "import convnext; print(convnext.__file__)", cwd=tmp_path).strip())
     assert source.is_relative_to(site)
