@@ -21,7 +21,7 @@ from convnext.recipes.schema import (
 
 RECIPES = {
     "quickstart": Classification(
-        source="ours: scikit-learn's handwritten digits, about a minute on two CPU cores",
+        source="ours: scikit-learn's handwritten digits, less than a minute on two CPU cores",
         data="digits",
         image_size=8,
         epochs=12,
