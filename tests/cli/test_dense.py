@@ -19,7 +19,7 @@ COMMON = [
     "--optim.warmup-steps", "1",
 ]  # fmt: skip
 DETECTION = [
-    "small/detect", *COMMON, "--model", "mask_rcnn_convnext_atto", "--epochs", "2", "--optim.milestones", "1",
+    "small/detect", *COMMON, "--model", "mask_rcnn_convnext_atto", "--epochs", "2", "--optim.milestones", "1", "--eval-every", "2",
     "--augment.short-sides", "64", "96", "--augment.no-random-crop", "--test-short", "64", "--test-long", "96",
     "--rpn-samples", "32", "--roi-samples", "16",
 ]  # fmt: skip

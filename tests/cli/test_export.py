@@ -123,6 +123,7 @@ def test_the_file_is_beside_the_checkpoint_unless_told_otherwise(trained, tmp_pa
     assert (tmp_path / "digits.pt2").exists()
 
 
+@pytest.mark.slow
 def test_a_segmenter(tmp_path, capsys):
     data = write_shapes_semantic(tmp_path / "data", images=4, val_images=2, size=96)
     out = tmp_path / "run"

@@ -64,6 +64,7 @@ def test_info(topic, words, capsys):
         assert word in said
 
 
+@pytest.mark.slow
 def test_info_models_agrees_with_the_paper_and_marks_what_does_not(capsys, monkeypatch):
     assert run(["info", "models"]) == 0
     rows, notes = capsys.readouterr().out.split("Classifiers are counted")

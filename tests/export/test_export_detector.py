@@ -56,7 +56,7 @@ def exported(loaded, file, format, precision="fp32", size=None):
 @pytest.mark.parametrize(
     ("kind", "format"),
     [
-        ("mask_rcnn", "onnx"),
+        pytest.param("mask_rcnn", "onnx", marks=pytest.mark.slow),
         pytest.param("mask_rcnn", "torch-export", marks=pytest.mark.slow),
         pytest.param("mask_rcnn", "openvino", marks=pytest.mark.slow),
         pytest.param("cascade_mask_rcnn", "torch-export", marks=pytest.mark.slow),

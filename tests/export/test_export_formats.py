@@ -142,6 +142,7 @@ def test_lower_precisions(format, precision, limit, classifier, tmp_path):
     assert read_metadata(report.file).precision == precision
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file(classifier, tmp_path):
     sizes = [exported(classifier, tmp_path / f"{p}.onnx", "onnx", p).bytes for p in ("fp32", "fp16")]
     weights = sum(p.numel() for p in classifier.module.parameters() if p.ndim > 1)

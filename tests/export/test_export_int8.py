@@ -26,7 +26,8 @@ def viewer(images, loaded, metadata):
     return viewed(images, SPEC.views(loaded, metadata)[0])
 
 
-@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BACKENDS)
 def test_the_layers_of_both_tasks_are_found_again(format, classifier, segmenter):
     for trained, spec in ((classifier, SPEC), (segmenter, SEGMENTATION)):
         metadata = described(trained, spec, format)
