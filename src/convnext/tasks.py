@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convnext.errors import ConvNextError, nearest
+from convnext.task.names import MARK
 from convnext.task.spec import Loaded, TaskSpec
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def of_model(name: str) -> TaskSpec:
     Raises:
         ConvNextError: there is no such model.
     """
+    heads, mark, _ = name.partition(MARK)  # a network of timm under the heads of a task
     for spec in specs():
-        if name in spec.models():
+        if name in spec.models() or (mark and any(known.startswith(f"{heads}_") for known in spec.models())):
             return spec
     raise ConvNextError(f"There is no model {name!r}.{nearest(name, list_models())} `convnext info models` lists them.")
 

@@ -44,6 +44,9 @@ def test_they_train_with_one_rate_for_all_layers():
 
 def test_wrong_names_are_answered():
     assert split_name("mask_rcnn_convnext_tiny") is None
+    with pytest.raises(ConvNextError, match="no model"):
+        tasks.of_model("mask_rcn+timm:resnet18")
+    assert tasks.of_model("mask_rcnn+timm:resnet18") is not tasks.of_model("upernet+timm:resnet18")
     with pytest.raises(ConvNextError, match="resnet50"):
         TimmBackbone("resnet5")
     with pytest.raises(ConvNextError, match="no detector"):

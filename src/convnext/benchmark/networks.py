@@ -10,8 +10,8 @@ from convnext import models, tasks
 from convnext.benchmark.flops import Count, count, count_task, unfused_attention
 from convnext.errors import ConvNextError, nearest
 from convnext.robustness.peers import LIBRARIES, build_peer, check_peer, is_peer
+from convnext.task.names import MARK
 from convnext.task.spec import TaskSpec
-from convnext.task.timm_backbone import MARK
 from convnext.weights import catalog
 
 
@@ -41,12 +41,9 @@ def check(name: str) -> None:
 
 def dense_spec(name: str) -> TaskSpec | None:
     """The task of a detector or segmenter, ours or with timm's backbone; None for classifiers."""
-    heads = name.partition(MARK)[0] if MARK in name else None
-    for spec in tasks.specs():
-        known = spec.models()
-        if name not in models.names() and (name in known or (heads and any(n.startswith(f"{heads}_") for n in known))):
-            return spec
-    return None
+    if name in models.names() or (MARK not in name and name not in tasks.list_models()):
+        return None
+    return tasks.of_model(name)
 
 
 def default_sizes(name: str) -> tuple[int, ...]:

@@ -6,9 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError, nearest
-
-MARK = "+timm:"
-"""Between the heads and the backbone in a model's name: `mask_rcnn+timm:resnet50`."""
+from convnext.task.names import MARK
 
 
 class TimmBackbone(nn.Module):
