@@ -11,6 +11,8 @@ _API = {
     "load_weights": "convnext.weights.load",
     "save_weights": "convnext.weights.save",
     "timm_register": "convnext.interop.timm",
+    "transformers_register": "convnext.interop.transformers",
+    "to_transformers": "convnext.interop.transformers",
     "ConvNextError": "convnext.errors",
     "Stopped": "convnext.runtime.interruption",
 }

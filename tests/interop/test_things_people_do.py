@@ -396,6 +396,17 @@ def gradient_of_the_image(model, x):
     return torch.func.grad(lambda x: model(x).square().sum())(x)
 
 
+def per_sample_gradients(model, x):
+    """Of the parameters, as differentially private training takes them."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters, image):
+        y = functional_call(model, parameters, (image[None],))
+        return sum(t.square().sum() for t in (y.values() if isinstance(y, dict) else [y]))
+
+    return torch.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+
+
 def jit_traced(model, x):
     return torch.jit.trace(model, x, check_trace=False, strict=False)(x)
 
@@ -484,7 +495,7 @@ USES = {
     f.__name__: f
     for f in (
         deep_copied, pickled, saved_whole, state_loaded, from_the_meta_device, in_double, in_autocast, vectorised, ensemble,
-        called_functionally, directional, dual_numbers, gradient_of_the_image, jit_traced, fx_traced, flops,
+        called_functionally, directional, dual_numbers, gradient_of_the_image, per_sample_gradients, jit_traced, fx_traced, flops,
         fake_tensors_first, meta_context_first, empty_batch, image_class, inference_then_training, hook_on_all_modules,
         function_mode, channels_last, averaged, moved_about, halved,
     )
@@ -499,6 +510,7 @@ NO_LITERAL = {
 }  # `call` of the plain network is the truth
 NOT_THESE = {  # forms in which the row has no meaning: they have other parameters and other modules than the model
     "called_functionally": ("export", "deploy"),
+    "per_sample_gradients": ("export", "deploy"),
     "hook_on_all_modules": ("export", "deploy"),
     "ensemble": ("deploy",),
     "function_mode": ("deploy",),
@@ -567,20 +579,20 @@ def changed(row: str, kind: str) -> nn.Module:
     return model
 
 
-HEAVY = {"fake_tensors_first", "jit_traced", "saved_whole", "directional", "fx_traced"}
-QUICK = {
-    "nothing",
-    "forward_hook_on_the_norm",
-    "deep_copied",
-    "dual_numbers",
-}  # of the backbone, a classifier without head
+BY_DEFAULT = {  # one of each sort on a classifier; the whole table is slow
+    "nothing", "adapter_on_a_linear_layer", "weight_norm", "parametrized_norm", "pruned", "forward_hook_on_the_conv",
+    "hook_on_the_block", "dilated", "convolution_replaced", "subclassed", "response_normalisation", "quantized",
+    "blocks_run_again", "deep_copied", "vectorised", "called_functionally", "dual_numbers", "gradient_of_the_image",
+    "fx_traced", "flops", "fake_tensors_first", "empty_batch", "image_class", "hook_on_all_modules", "averaged",
+}  # fmt: skip
+BY_DEFAULT_ELSEWHERE = {"nothing", "forward_hook_on_the_norm", "dual_numbers"}
 
 
 def cells(rows) -> list:
-    """(row, kind) of every cell, the heavier and the most similar ones marked slow."""
+    """(row, kind) of every cell, those slow that are not run by default."""
 
     def slow(row: str, kind: str) -> bool:
-        return (kind == "backbone" and row not in QUICK) or (kind == "roadmap" and row in HEAVY)
+        return row not in (BY_DEFAULT if kind == "classifier" else BY_DEFAULT_ELSEWHERE)
 
     marked = ((row, kind, pytest.mark.slow if slow(row, kind) else ()) for row in rows for kind in KINDS)
     return [pytest.param(row, kind, marks=marks) for row, kind, marks in marked]
@@ -627,7 +639,9 @@ def test_a_use(row, kind):
     assert [w for w in wrong if w] == []
 
 
-@pytest.mark.parametrize("kind", ["classifier", "isotropic", "roadmap"])
+@pytest.mark.parametrize(
+    "kind", ["classifier", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("isotropic", "roadmap"))]
+)
 def test_a_feature_extractor(kind):
     model, x = make(kind), images()
     block = PATHS[kind][0]
@@ -673,6 +687,7 @@ def triton_cell(name: str) -> str:
 FEW = ["forward_hook_on_the_conv", "response_normalisation"]
 
 
+@pytest.mark.slow
 def test_some_rows_in_the_interpreter():
     assert {k: v for k, v in interpreted(__file__, FEW).items() if v} == {}
 

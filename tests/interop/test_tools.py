@@ -37,6 +37,7 @@ assert torch.equal(state, torch.random.get_rng_state())
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "isotropic", "roadmap"])
 def test_tensorboard_draws_the_graph(kind, tmp_path):
     from torch.utils.tensorboard import SummaryWriter  # which imports slowly
