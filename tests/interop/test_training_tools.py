@@ -226,7 +226,7 @@ def test_initialisation_later():
             assert distance(shell.deploy("fp32")(x), whole(x)) < 1e-5
 
 
-# -- compilers
+# -- the compiler; torch.export and AOTInductor are in tests/export
 
 
 @pytest.mark.parametrize("kind", ["classifier", "isotropic", "roadmap"])
@@ -241,13 +241,3 @@ def test_inductor_on_a_cpu(kind):
     expected.square().sum().backward()
     pairs = zip(compiled.parameters(), model.parameters(), strict=True)
     assert max(distance(a.grad, b.grad) for a, b in pairs) < 1e-3
-
-
-def test_export_and_a_compiled_package(tmp_path):
-    model, x = make("classifier"), images()
-    batch = torch.export.Dim("batch", min=1, max=16)
-    with torch.no_grad():
-        program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
-        assert distance(program.module()(x[:1]), model(x[:1])) < 1e-5
-        file = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-        assert distance(torch._inductor.aoti_load_package(file)(x), model(x)) < 1e-4
