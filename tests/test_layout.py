@@ -2,7 +2,7 @@
 
 import pytest
 
-from convnext.layout import Table, hanging, shortened
+from convnext.layout import Table, counted, hanging, shortened
 
 NUMBERS = ("12,345,678", "0.00012", "100 %", "3.14")
 
@@ -64,3 +64,9 @@ def test_shortened_and_hanging():
     assert len(shortened("abcdefghijk", 10)) == 10
     assert hanging("eval", ["a 1", "b 2", "c 3"], 12, indent=2) == "eval  a 1\n  b 2  c 3"
     assert hanging("eval", ["a 1", "b 2"], None) == "eval  a 1  b 2"
+
+
+def test_one_of_a_kind_is_singular():
+    assert counted(1, "class", "classes") == "1 class"
+    assert counted(0, "image") == "0 images"
+    assert counted(21841, "class", "classes") == "21,841 classes"

@@ -145,6 +145,11 @@ def hanging(start: str, pieces: Sequence[str], width: int | None, indent: int = 
     return "\n".join(lines)
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 class", "1,000 classes"; the plural is `one` with an s if not given."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _parts(word: str, width: int) -> list[str]:
     """A word in pieces of at most `width` characters, broken after a slash, a comma, or one of = - _ where there is one."""
     parts = []

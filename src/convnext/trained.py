@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convnext import tasks
 from convnext.errors import ConvNextError, nearest
+from convnext.layout import counted
 from convnext.own_data import choose_images
 from convnext.recipes.ranges import check_ranges
 from convnext.task.inputs import Input, inputs_of
@@ -207,7 +208,13 @@ class Trained:
             "name", "exported file" if self.is_exported else "model"
         )
         size = self.spec.size_text(loaded)
-        facts = [f"{self.spec.noun} {model}", f"{len(self.classes)} classes", size, f"{self.device}", self.precision]
+        facts = [
+            f"{self.spec.noun} {model}",
+            counted(len(self.classes), "class", "classes"),
+            size,
+            f"{self.device}",
+            self.precision,
+        ]
         return f"<{', '.join(filter(None, facts))}, from {loaded.source}>"
 
 

@@ -173,6 +173,7 @@ def _run(
     from convnext import tasks
     from convnext.console import print_table, table
     from convnext.engine.loop import Run
+    from convnext.layout import counted
     from convnext.recipes.plan import make_plan
     from convnext.runtime import run_folder
     from convnext.runtime.device import describe
@@ -206,7 +207,10 @@ def _run(
         precision += f" (the paper: {published}; --precision {published})"
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
-        ("model", ", ".join(filter(None, (recipe.model.name, f"{len(train_images.classes)} classes", size)))),
+        (
+            "model",
+            ", ".join(filter(None, (recipe.model.name, counted(len(train_images.classes), "class", "classes"), size))),
+        ),
         ("data", f"{recipe.data}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
         ("device", f"{describe(world.device)}, {precision}"),
         *plan.rows()[1:],
@@ -306,7 +310,7 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
         console.print(
             f"Nothing was held out to evaluate on: {RUN_FILES['best']} holds the {which}. Curves: {folder / CURVES}"
         )
-        console.print(f"Next: convnext predict {folder} IMAGES...   convnext evaluate {folder} --data DIR")
+        _say_next(console, f"predict {folder} IMAGES...", f"evaluate {folder} --data DIR")
         return
     columns = [column for column in task.columns if f"raw/{column[0]}" in last]
     rows = [
@@ -329,6 +333,13 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
             )
     else:
         console.print(f"No weights are the best: none gave finite numbers. Curves: {folder / CURVES}")
-    console.print(
-        f"Next: convnext predict {folder} IMAGES...   convnext evaluate {folder}   convnext report curves {folder}"
-    )
+    _say_next(console, f"predict {folder} IMAGES...", f"evaluate {folder}", f"report curves {folder}")
+
+
+def _say_next(console: Out, *commands: str) -> None:
+    """Print the commands that people give next, each in one piece, so that it can be copied."""
+    from convnext.layout import hanging
+
+    first, *more = (f"convnext {command}" for command in commands)
+    width = console.width if console.is_terminal else None
+    console.print(hanging(f"Next:  {first}", more, width), soft_wrap=True)

@@ -55,9 +55,10 @@ def test_the_table_before_a_run(width, trained, tmp_path):
     )
 
 
-def test_a_run_shows_how_long_it_takes(trained, tmp_path):
+def test_a_run_shows_how_long_it_takes(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     options = ["--epochs", "2", "--total-batch", "128", "--runtime.log-every", "1"]
-    screen = on_terminal([*RUN, *options, "--out", str(tmp_path / "run")], 80)
+    screen = on_terminal([*RUN, *options, "--out", "run"], 80)
     assert screen.code == 0, screen.text
     assert not screen.too_long()
     bars = [line for line in screen.lines if line.startswith("epoch ") and "/22" in line]
@@ -70,6 +71,8 @@ def test_a_run_shows_how_long_it_takes(trained, tmp_path):
     for metric in ("raw/loss", "raw/top1", "ema/loss", "ema/top1"):
         assert re.search(rf"{metric} \d+\.\d{{3}}", said), "each value beside its name"
     assert "Best: top-1" in screen.text
+    commands = [line.strip().removeprefix("Next:").strip() for line in screen.lines[-3:]]
+    assert all(line.startswith("convnext ") for line in commands), "each in one piece"
     assert re.search(r"95 % confidence it is\s+\d+\.\d to\s+\d+\.\d %", screen.text.replace("\n", " "))
 
 

@@ -9,6 +9,7 @@ from convnext.cli.parsing import Images, Model, Precision, parse, require_model,
 from convnext.console import print_table, progress_bar, stderr, stdout, table
 from convnext.errors import ConvNextError
 from convnext.files import to_json
+from convnext.layout import counted
 from convnext.recipes.ranges import BATCH, SIDE, ranged
 
 DESCRIPTION = """Classify images, find objects in them, or label their pixels: a table on the terminal, or JSON lines.
@@ -72,7 +73,11 @@ def run(argv: list[str]) -> int:
     answers = model.answers(inputs, arguments.batch, **task_options(arguments, spec, arguments.model))
     names = [each.name for each in inputs]
     folder = arguments.out or (Path(spec.default_out) if spec.default_out and not arguments.json else None)
-    facts = [str(model.opened.loaded.source), f"{len(model.classes)} classes", spec.size_text(model.opened.loaded)]
+    facts = [
+        str(model.opened.loaded.source),
+        counted(len(model.classes), "class", "classes"),
+        spec.size_text(model.opened.loaded),
+    ]
     err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
     rows: list[tuple[str, ...]] = []
     kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())

@@ -8,6 +8,7 @@ what it changes. `Recipe` has the fields of every run; one subclass per task add
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from convnext.recipes.dense import LONG, SHORT, SHORT_SIDES
 from convnext.recipes.optim import AdamW, Optim, PolyOptim, StepOptim
 from convnext.recipes.ranges import LONG_SIDE, MAX_BATCH, MAX_SIDE, SHARE, SIDE, STRICT, WORKERS, ranged
 from convnext.recipes.reading import Reading
@@ -105,11 +106,9 @@ class DetectionAugment:
 
     __pydantic_config__ = STRICT
 
-    short_sides: tuple[int, ...] = ranged(
-        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800), nonempty=True, **SIDE
-    )
+    short_sides: tuple[int, ...] = ranged(SHORT_SIDES, nonempty=True, **SIDE)
     """Short sides to choose from, in pixels."""
-    long: int = ranged(1333, **LONG_SIDE)
+    long: int = ranged(LONG, **LONG_SIDE)
     """Largest long side."""
     hflip: float = ranged(0.5, **SHARE)
     """Probability of a horizontal flip."""
@@ -252,7 +251,7 @@ class ByEpochs:
         return self.epochs * steps_per_epoch, self.eval_every * steps_per_epoch
 
     def duration(self) -> str:
-        return f"{self.epochs} epochs"
+        return f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -319,9 +318,9 @@ class Detection(ByEpochs, Dense):
     model: DenseModel = field(default_factory=DenseModel)
     augment: DetectionAugment = field(default_factory=DetectionAugment)
     optim: AdamW = field(default_factory=StepOptim)
-    test_short: int = ranged(800, **SIDE)
+    test_short: int = ranged(SHORT, **SIDE)
     """Short side of the images in evaluation, in pixels."""
-    test_long: int = ranged(1333, **LONG_SIDE)
+    test_long: int = ranged(LONG, **LONG_SIDE)
     """Largest long side of the images in evaluation."""
     rpn_samples: int = ranged(256, at_least=1)
     """Anchors per image that the region proposal loss is taken over."""

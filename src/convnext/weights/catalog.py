@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext.errors import ConvNextError, nearest
+from convnext.recipes.dense import LONG, SHORT
 from convnext.weights.download import Progress, download, recorded_sha256, verify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,7 +60,7 @@ def _classifier(name: str, file: str, size: int = 224, classes: int = 1000, **me
 
 
 def _detector(name: str, file: str, box_ap: float, mask_ap: float) -> Entry:
-    return _entry(name, f"coco/{file}_3x", 80, {"short": 800, "long": 1333}, {"box_ap": box_ap, "mask_ap": mask_ap})
+    return _entry(name, f"coco/{file}_3x", 80, {"short": SHORT, "long": LONG}, {"box_ap": box_ap, "mask_ap": mask_ap})
 
 
 def _segmenter(name: str, file: str, size: int, miou: float, miou_ms: float) -> Entry:
