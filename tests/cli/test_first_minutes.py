@@ -71,8 +71,8 @@ def test_a_run_shows_how_long_it_takes(trained, tmp_path, monkeypatch):
     for metric in ("raw/loss", "raw/top1", "ema/loss", "ema/top1"):
         assert re.search(rf"{metric} \d+\.\d{{3}}", said), "each value beside its name"
     assert "Best: top-1" in screen.text
-    commands = [line.strip().removeprefix("Next:").strip() for line in screen.lines[-3:]]
-    assert all(line.startswith("convnext ") for line in commands), "each in one piece"
+    commands = re.split(r"\s{2,}", screen.text.partition("Next:  ")[2].replace("\n", "  "))
+    assert commands == ["convnext predict run IMAGES...", "convnext evaluate run", "convnext report curves run"]
     assert re.search(r"95 % confidence it is\s+\d+\.\d to\s+\d+\.\d %", screen.text.replace("\n", " "))
 
 
