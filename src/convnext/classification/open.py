@@ -11,6 +11,7 @@ from convnext.classification.content import open_content, open_content_for_evalu
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation
+from convnext.classification.shards import ShardDataset, open_shards, open_shards_for_evaluation
 from convnext.data.find import no_such_data
 from convnext.data.formats import Format, find_format
 from convnext.data.formats.content import Content
@@ -106,7 +107,12 @@ def open_for_evaluation(
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """SHA-256 (hex) of a dataset's class names, labels and image names; equal while the data is the same."""
+    """SHA-256 (hex) of a dataset's class names, labels and image names; equal while the data is the same.
+
+    Of shards it comes from their indexes: no name is read.
+    """
+    if isinstance(dataset, ShardDataset):
+        return dataset.digest()
     digest = hashlib.sha256()
     digest.update("\0".join(dataset.classes).encode("utf-8", "surrogateescape"))
     digest.update((dataset.labels if dataset.multi_label else dataset.labels.astype("<i8")).tobytes())
@@ -166,7 +172,10 @@ def _read(root: Path, found: Format, reading: Reading) -> Content:
 NATIVE = {
     "folder": (open_folder, open_folder_for_evaluation),
     "parquet": (open_parquet, open_parquet_for_evaluation),
+    "shards": (open_shards, open_shards_for_evaluation),
 }
 """Formats that are read here: to train on, and to evaluate on."""
 
-_EXPECTED = "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, digits, or torchvision:NAME"
+_EXPECTED = (
+    "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, shards (.tar), digits, or torchvision:NAME"
+)

@@ -21,7 +21,7 @@ The names are those of this version: print it again after an update.
 """
 
 SECOND = {
-    "data": ("check", "corrupt", "speed"),
+    "data": ("check", "corrupt", "shard", "speed"),
     "report": ("curves", "figure1", "roadmap"),
     "completion": ("bash", "zsh", "fish"),
 }

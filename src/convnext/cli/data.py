@@ -70,7 +70,10 @@ class CorruptArguments:
     """An image's corruption depends on this and its name alone."""
 
 
-OTHERS = {"speed": "images per second that one core prepares, beside timm and torchvision"}
+OTHERS = {
+    "shard": "write WebDataset shards: few large tar files",
+    "speed": "images per second that one core prepares, beside timm and torchvision",
+}
 """Commands that are the modules `convnext.cli.data_WORD`."""
 WORDS = ("check", "corrupt", *OTHERS)
 

@@ -16,7 +16,7 @@ VERBS = {
     "robustness": "accuracy on harder and corrupted images: ImageNet-A, -R, -Sketch, -C, -C-bar, or your own images",
     "benchmark": "speed and peak memory, beside models of timm, torchvision and transformers, in turn in one run",
     "info": "models, recipes and checkpoints: what there is, what is inside",
-    "data": "look at a dataset before training on it (`data check`); corrupted copies; how fast it is loaded",
+    "data": "look at a dataset before training on it (`data check`); corrupted copies; shards; how fast it loads",
     "convert": "rewrite a checkpoint for another library",
     "export": "write a model as ONNX, OpenVINO, torch.export or AOTInductor, compared with PyTorch on real images",
     "hub": "share a trained model on the Hugging Face Hub, or fetch one: `hub push`, `hub pull`",

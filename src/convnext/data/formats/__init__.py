@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convnext.data.formats import folder, table
 from convnext.data.formats.content import Content
+from convnext.data.shards import is_shards
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.reading import Reading
 
@@ -38,6 +39,7 @@ def _is_parquet(root: Path) -> bool:
 
 FORMATS = (
     Format("parquet", "parquet", "train*.parquet with images and labels", _is_parquet),
+    Format("shards", "WebDataset shards", "train*.tar of samples, such as 0017.jpg and 0017.cls", is_shards),
     Format("folder", "image folder", "a folder per class, alone or in train/ and val/", folder.is_class_folders),
     Format(
         "table",
