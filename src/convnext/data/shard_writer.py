@@ -5,7 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -27,7 +27,7 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
     def name(self, i: int) -> str: ...
     def source(self, i: int) -> Path | bytes | Image.Image: ...
-    def target(self, i: int) -> int: ...
+    def target(self, i: int) -> Any: ...
 
 
 def write_shards(

@@ -110,8 +110,8 @@ def _pack(samples: list[tuple[str, int, int, int]], state: list[int]) -> bytes:
     """The content of an index file."""
     names = [os.fsencode(name) for name, *_ in samples]
     table = np.array([numbers for _, *numbers in samples], dtype=np.int64).reshape(-1, 3).T
-    columns = dict(zip(("offset", "length", "label"), table, strict=True))
-    columns["name_end"] = np.cumsum([len(name) for name in names], dtype=np.int64)
+    name_end = np.cumsum([len(name) for name in names], dtype=np.int64)
+    columns: dict[str, np.ndarray] = {"offset": table[0], "length": table[1], "label": table[2], "name_end": name_end}
     body = b"".join([*(columns[name].astype(kind).tobytes() for name, kind in COLUMNS), *names])
     digest = hashlib.sha256(columns["label"].astype("<i4").tobytes() + b"\0".join(names)).hexdigest()
     head: dict[str, Any] = {"tar": state, "samples": len(samples), "digest": digest, "size": 10**15}
@@ -134,7 +134,7 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    tar.members = []  # which would grow with the tar
+                    tar.members = []  # type: ignore[attr-defined]  # it would grow with the tar
                     if not member.isfile():
                         continue
                     if member.offset_data + member.size > size:
