@@ -207,7 +207,29 @@ def startup(result: dict) -> str:
     )
 
 
+def loading(result: dict) -> str:
+    """Images per second and core of loading, ours beside the rivals."""
+    rival = result["rows"]["timm, training"]["images_per_second"]
+    rows = [
+        (
+            name,
+            row["images_per_second"],
+            row["milliseconds"]["p50"],
+            round(row["images_per_second"] / rival, 2) if ", training" in name else None,
+        )
+        for name, row in result["rows"].items()
+    ]
+    table = markdown(rows, ("", "images/s and core", "ms", "training : timm"))
+    return (
+        f"{result['images']} to 224 px, processor time, medians of {result['rounds']} rounds in turn; {result['device']}, "
+        f"timm {result['versions']['timm']}, torchvision {result['versions']['torchvision']} (`{result['command']}`, "
+        f"`results/{Path(result['file']).name}`).\n\n{table}"
+    )
+
+
 TABLES = {
+    "loading_500x375": loading,
+    "loading_12mp": loading,
     "startup": startup,
     "faults": faults,
     "cpu_speed": cpu_speed,

@@ -45,7 +45,7 @@ class ShardDataset(ImageDataset):
         return {key: value for key, value in self.__dict__.items() if key not in mapped}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+        vars(self).update(state)
         self._map()
 
     def _at(self, i: int) -> tuple[int, int]:
