@@ -214,7 +214,7 @@ def loading(result: dict) -> str:
         (
             name,
             row["images_per_second"],
-            row["milliseconds"]["p50"],
+            round(row["milliseconds"]["p50"], 2),
             round(row["images_per_second"] / rival, 2) if ", training" in name else None,
         )
         for name, row in result["rows"].items()

@@ -21,6 +21,7 @@ from convnext.engine.meter import Meter
 from convnext.engine.recorder import Recorder
 from convnext.engine.schedule import learning_rate
 from convnext.engine.step import Step
+from convnext.engine.waiting import advice
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Recipe
@@ -115,7 +116,7 @@ class Run:
         # several processes stop together, after a step; one of them that cannot must not wait for ever
         self.stop = StopRequest(grace=0.5 if world.size == 1 else 5.0)
         self._meter = Meter(self.state.step)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._advised = time.monotonic(), False
         self._pending: list[tuple[Tensor, list[str]]] = []  # results of steps that are still on the device
 
     # -- the run
@@ -307,7 +308,10 @@ class Run:
             metrics["skipped"] = float(skipped)
         if self.recorder:
             eta = self._meter.eta(state.step, self.plan.total_steps)
-            self.recorder.record("train", state.step, state.step / self.plan.steps_per_epoch, metrics, eta)
+            runtime, kind = self.recipe.runtime, self.world.device.type
+            note = "" if self._advised else advice(metrics["data_wait"], kind, runtime.workers, self.recipe.data)
+            self._advised = self._advised or bool(note)  # once a run
+            self.recorder.record("train", state.step, state.step / self.plan.steps_per_epoch, metrics, eta, note)
 
     # -- checkpoints
 
