@@ -181,13 +181,18 @@ def open_trained(
 
 
 def open_weights(
-    name: str, wanted: Sequence[str] | None, device: torch.device | None = None, image_size: int | None = None
+    name: str,
+    wanted: Sequence[str] | None,
+    device: torch.device | None = None,
+    image_size: int | None = None,
+    verify: bool = True,
 ) -> dict[str, Opened]:
     """Open several weights of one model, reading each file once.
 
     Args:
         wanted: names as for `open_trained`; None: of a run all that it has written, of a file all that it holds.
         name, device, image_size: as for `open_trained`.
+        verify: compare our own files with the digest that they carry.
 
     Returns:
         The models by the names of their weights, the ones in use ("best") first.
@@ -202,9 +207,9 @@ def open_weights(
     if is_run(folder):
         recipe = read_config(folder)[1]
         files = {which: run_file(folder, which) for which in wanted or written_weights(folder) or ["best"]}
-        sets = {which: read_checkpoint(file) for which, file in files.items()}
+        sets = {which: read_checkpoint(file, verify=verify) for which, file in files.items()}
     else:
-        recipe, sets = None, read_sets(name)
+        recipe, sets = None, read_sets(name, verify)
         if wanted and set(wanted) <= set(sets):
             sets = {which: sets[which] for which in wanted}
         elif wanted and wanted != ["best"]:

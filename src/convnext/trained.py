@@ -116,7 +116,14 @@ class Trained:
         """`predict` without an end at the first unreadable image: its answer is a `Failure` that names it."""
         given = chosen_options(self.spec.predict_options, options, self.spec.noun)
         loaded, precision = self._deployed()
-        return self.spec.predict(loaded, inputs, given, precision, batch)
+        return self._within_memory(self.spec.predict(loaded, inputs, given, precision, batch))
+
+    @staticmethod
+    def _within_memory(answers: Iterator[Prediction | Failure]) -> Iterator[Prediction | Failure]:
+        from convnext.runtime.failures import INFERENCE_MEMORY, memory_explained
+
+        with memory_explained(INFERENCE_MEMORY):
+            yield from answers
 
     def _deployed(self) -> tuple[Loaded, str]:
         """The model in its fastest form on this device, made once, and the precision of the autocast around it."""
@@ -226,6 +233,7 @@ def load(
     weights: str = "best",
     image_size: int | None = None,
     trust: bool = False,
+    verify: bool = True,
 ) -> Trained:
     """Open a trained model of any task, in evaluation mode.
 
@@ -237,6 +245,7 @@ def load(
         weights: of a run: "best", "raw" (final) or "ema" (their average); of a file with both: "raw" or "ema".
         image_size: use it at another size in pixels than its file says.
         trust: open formats that can run code of whoever made them (torch-export and aot-inductor).
+        verify: compare weights with the digest in their file; `docs/security.md` says what that costs.
 
     Returns:
         The model, with `predict(images)`, `evaluate()`, `export("onnx")`, `embed(images)`, `benchmark()` and `classes`.
@@ -244,7 +253,7 @@ def load(
     Raises:
         ConvNextError: nothing readable is there, the device is not, or the format needs `trust`.
     """
-    return next(iter(load_weights_of(name, [weights], device, precision, image_size, trust).values()))
+    return next(iter(load_weights_of(name, [weights], device, precision, image_size, trust, verify).values()))
 
 
 def load_weights_of(
@@ -254,10 +263,12 @@ def load_weights_of(
     precision: str = "auto",
     image_size: int | None = None,
     trust: bool = False,
+    verify: bool = True,
 ) -> dict[str, Trained]:
     """`load` of several weights of one model, by their names, the ones in use first; None: all that there are."""
     from convnext.export.runtime import is_exported, open_exported
     from convnext.runtime.device import choose_device
+    from convnext.runtime.failures import INFERENCE_MEMORY, memory_explained
     from convnext.runtime.precision import resolve_precision
 
     name = str(name)
@@ -267,7 +278,9 @@ def load_weights_of(
         opened = tasks.resized(open_exported(name, trust), image_size)
         return {"best": Trained(name, opened, choose_device("cpu"), opened.loaded.metadata["precision"])}
     chosen = choose_device(device)
-    found = tasks.open_weights(located(name), wanted, chosen, image_size)
+    path = located(name)
+    with memory_explained(INFERENCE_MEMORY):
+        found = tasks.open_weights(path, wanted, chosen, image_size, verify)
     return {
         which: Trained(name, opened, chosen, resolve_precision(precision, chosen)) for which, opened in found.items()
     }
@@ -348,6 +361,7 @@ def evaluate(
         ConvNextError: no data, data that does not fit the model, or an image that cannot be read.
     """
     from convnext.data.loader import default_workers
+    from convnext.runtime.failures import INFERENCE_MEMORY, memory_explained
     from convnext.runtime.precision import resolve_precision
     from convnext.runtime.world import World
 
@@ -358,16 +372,17 @@ def evaluate(
     chosen = choose_images(first.opened, None if data is None else str(data), split, options)
     workers = default_workers(world.device, world.local_size) if workers is None else workers
     share = -(-len(chosen.samples) // world.size)
-    result = spec.evaluate(
-        {which: model.opened.loaded for which, model in models.items()},
-        chosen.samples,
-        chosen.words,
-        world,
-        given,
-        "fp32" if first.is_exported else resolve_precision(precision, first.device),
-        batch,
-        workers,
-        lambda done: progress(done, share),
-    )
+    with memory_explained(INFERENCE_MEMORY):
+        result = spec.evaluate(
+            {which: model.opened.loaded for which, model in models.items()},
+            chosen.samples,
+            chosen.words,
+            world,
+            given,
+            "fp32" if first.is_exported else resolve_precision(precision, first.device),
+            batch,
+            workers,
+            lambda done: progress(done, share),
+        )
     result.trained_on = chosen.trained_on
     return result

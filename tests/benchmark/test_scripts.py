@@ -46,6 +46,12 @@ def coco_mini(tmp_path_factory):
     return folder
 
 
+def test_digest_cost(tmp_path):
+    (row,) = run("digest_cost", tmp_path / "x.json", "--models", "convnext_atto", "--rounds", "1")["rows"]
+    assert row["megabytes"] == 15
+    assert row["verified_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("task", "metric"),
     [("segmentation", "miou"), pytest.param("mask_rcnn", "box_ap", marks=pytest.mark.slow)],

@@ -18,7 +18,6 @@ from scenario import is_full, scenario, sizes
 
 from convnext import models
 from convnext.cli.main import run
-from convnext.data.images import ImageError, decode
 from convnext.errors import ConvNextError
 from convnext.task.exported import KEY
 from convnext.trained import load
@@ -297,22 +296,3 @@ def mutated(chance: random.Random) -> bytes:
         if not data:
             break
     return bytes(data)
-
-
-@sizes(100, 10_000)
-def test_mutated_images(tmp_path, request, tried):
-    with scenario(
-        "mutated images",
-        "damaged pictures in seven formats: decoded or refused in one sentence, each within 2 s of processor time",
-        is_full(request),
-    ) as now:
-        chance = random.Random(3)
-        for number in range(tried):
-            data = mutated(chance)
-            with now.case(str(number)):
-                began = time.process_time()
-                try:
-                    assert decode(data).mode == "RGB"
-                except ImageError as error:
-                    assert 5 < len(str(error)) < 1000  # noqa: PT017
-                assert time.process_time() - began < 2

@@ -253,25 +253,6 @@ def test_signals_in_every_phase(whole, tmp_path, request, tried):
                 shutil.rmtree(out.parent)
 
 
-@sizes(0, 4)
-def test_killed_workers(whole, tmp_path, request, tried):
-    with scenario(
-        "killed worker",
-        "a data loading process is killed: one sentence, exit 2, continued to the same bits",
-        is_full(request),
-    ) as now:
-        for seed in range(tried):
-            with now.case(f"seed {seed}"):
-                out = tmp_path / str(seed) / "run"
-                out.parent.mkdir()
-                child = command([*CLASSIFIER, "--runtime.workers", "2", "--out", out], out.parent / "output")
-                child.until(lambda out=out, seed=seed, child=child: recorded(out) >= 3 * seed and bool(children(child)))
-                if workers := children(child):
-                    os.kill(workers[seed % len(workers)], signal.SIGKILL)
-                assert "A data loading process was killed" in survived(child, 2)
-                continued(CLASSIFIER, out, result(whole))
-
-
 def children(child: Child) -> list[int]:
     try:
         return [int(pid) for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
@@ -279,12 +260,13 @@ def children(child: Child) -> list[int]:
         return []
 
 
-@sizes(0, 5)
+@sizes(0, 7)
 def test_what_has_changed_is_refused(whole, tmp_path, request, tried):
     """On continuing: the config, the seed, the data, the classes, and a folder that holds something else."""
     with scenario(
         "changed",
-        "continuing with another learning rate, seed, width of the model, fingerprint of the data; a folder of other files",
+        "continuing with another learning rate, seed, width of the model, precision, fingerprint of the data (images, labels, "
+        "classes), a config of another version; a folder of other files",
         is_full(request),
     ) as now:
         out = tmp_path / "run"
@@ -294,6 +276,7 @@ def test_what_has_changed_is_refused(whole, tmp_path, request, tried):
             "learning rate": (["--optim.lr", "0.5"], "optim.lr"),
             "seed": (["--seed", "7"], "seed: 0 there, 7 now"),
             "model": (["--model.width-mult", "0.25"], "model.width_mult: 0.125 there, 0.25 now"),
+            "precision": (["--precision", "bf16"], "precision: 'auto' there, 'bf16' now"),
         }
         for label, (words, expected) in changes.items():
             with now.case(label):
@@ -306,6 +289,11 @@ def test_what_has_changed_is_refused(whole, tmp_path, request, tried):
             newest.write_bytes(checkpoint._encode({**manifest, "data": "0" * 64}))
             said = survived(command([*CLASSIFIER, "--out", out], tmp_path / "output"), 2)
             assert "The training data has changed" in said
+        with now.case("a field of another version"):
+            config = json.loads((out / "config.json").read_text())
+            (out / "config.json").write_text(json.dumps({**config, "of_the_future": 1}))
+            said = survived(command([*CLASSIFIER, "--out", out], tmp_path / "output"), 2)
+            assert "of_the_future" in said
         with now.case("a folder of other files"):
             other = tmp_path / "other"
             other.mkdir()

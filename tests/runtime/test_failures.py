@@ -20,6 +20,11 @@ ALONE, OF_TWO = World(torch.device("cpu")), World(torch.device("cpu"), size=2)
         (ALONE, EOFError(), "data loading process was killed"),
         (OF_TWO, RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [..]"), "2 processes"),
         (OF_TWO, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "probably for memory"),
+        (
+            OF_TWO,
+            RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 6000ms for recv"),
+            "did not answer",
+        ),
     ],
 )
 def test_the_cause_and_what_to_do(world, error, words):
@@ -27,6 +32,23 @@ def test_the_cause_and_what_to_do(world, error, words):
         raise error
     assert "Give the same command to continue" in str(explanation.value)
     assert explanation.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "The device is out of memory"),
+        (
+            RuntimeError("[..] DefaultCPUAllocator: can't allocate memory: you tried to .."),
+            "This machine is out of memory",
+        ),
+    ],
+)
+def test_memory_that_is_used_up_names_the_options_that_help(error, words):
+    with pytest.raises(ConvNextError, match=words) as explanation, explained(ALONE):
+        raise error
+    for option in ("--device-batch", "--runtime.eval-batch", "--runtime.recompute-stages"):
+        assert option in str(explanation.value)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from convnext import models
+from convnext.cli.main import run
 from convnext.errors import ConvNextError
+from convnext.trained import load
 from convnext.weights import files, metadata
 from convnext.weights.digest import digest
 from convnext.weights.load import load_model, read_checkpoint
 from convnext.weights.save import save_weights
+from pictures import draw_classes
 
 PREPROCESS = {"size": 32, "crop_ratio": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3}
 MODEL = {"name": "convnext_atto", "num_classes": 3}
@@ -145,6 +148,24 @@ def test_flips_in_a_whole_model(tensors, tmp_path):
     whole[-1] ^= 0x10
     path.write_bytes(whole)
     assert read_checkpoint(path, verify=False).tensors.keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_a_person_may_leave_the_digest_out(verb, tensors, tmp_path, capsys):
+    preprocess = {**PREPROCESS, "interpolation": "bicubic"}
+    path = save_weights(
+        tensors, tmp_path / "x.safetensors", metadata={"model": MODEL, "preprocess": preprocess, "classes": list("abc")}
+    )
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    draw_classes(tmp_path / "photos", {"a": 1, "b": 1, "c": 1})
+    argv = [verb, str(path), *(["--data"] if verb == "evaluate" else []), str(tmp_path / "photos")]
+    assert run(argv) == 2
+    assert "differ from the digest" in capsys.readouterr().err
+    assert run([*argv, "--no-verify"]) == 0
+    with pytest.raises(ConvNextError, match="differ from the digest"):
+        load(path)
+    assert load(path, verify=False).classes == ["a", "b", "c"]
 
 
 def test_files_from_before_the_digest_still_load(tensors, tmp_path):

@@ -48,6 +48,8 @@ class Evaluate:
     """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
+    verify: bool = True
+    """Compare weights with the digest in their file; --no-verify saves some time with large models."""
 
 
 def run(argv: list[str]) -> int:
@@ -97,7 +99,7 @@ def _open(arguments: Any, world: Any) -> dict:
 
     name = world.on_main(lambda: located(arguments.model))
     wanted = None if arguments.weights == "all" else [arguments.weights]
-    options = (str(world.device), arguments.precision, arguments.image_size, arguments.trust)
+    options = (str(world.device), arguments.precision, arguments.image_size, arguments.trust, arguments.verify)
     names: dict[object, list[str]] = {}
     models = load_weights_of(name, wanted, *options)
     for which, model in models.items():

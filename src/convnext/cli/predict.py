@@ -51,6 +51,8 @@ class Predict:
     """Precision of the arithmetic; auto: the fastest that the device computes well in."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
+    verify: bool = True
+    """Compare weights with the digest in their file; --no-verify saves some time with large models."""
 
 
 def run(argv: list[str]) -> int:
@@ -67,8 +69,8 @@ def run(argv: list[str]) -> int:
             "Name the images after the model: files, folders or globs, such as `convnext predict runs/quickstart photos/`."
         )
     inputs, _ = inputs_of(arguments.images)
-    options: dict[str, Any] = {"device": arguments.device, "precision": arguments.precision, "trust": arguments.trust}
-    model = load(arguments.model, weights=arguments.weights, image_size=arguments.image_size, **options)
+    options = ("device", "precision", "trust", "verify", "weights", "image_size")
+    model = load(arguments.model, **{option: getattr(arguments, option) for option in options})
     spec, out, err = model.spec, stdout(), stderr()
     answers = model.answers(inputs, arguments.batch, **task_options(arguments, spec, arguments.model))
     names = [each.name for each in inputs]

@@ -1,12 +1,19 @@
-"""Failures of other processes, in words: a data loading process or another process of the run was killed."""
+"""Failures that are nobody's mistake, in words: another process of the run was killed or hangs, memory is used up."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 from convnext.errors import ConvNextError
 from convnext.runtime.world import World
 
 CONTINUE = "Give the same command to continue from the last checkpoint."
+TRAINING_MEMORY = (
+    "Give a smaller --device-batch (a step still sees --total-batch images), for an evaluation a smaller --runtime.eval-batch, or "
+    "on a GPU --runtime.recompute-stages 0 1; otherwise the same command, which continues from the last checkpoint."
+)
+INFERENCE_MEMORY = "Give a smaller --batch or --image-size (batch= in Python), --precision bf16, or --device cpu."
 _OF_THE_GROUP = ("closed by peer", "reset by peer", "gloo", "NCCL", "Connection refused", "Broken pipe")
 
 
@@ -18,7 +25,8 @@ def explained(world: World) -> Iterator[None]:
         ConvNextError: in the first of the processes that are left; the others exit with code 2 and say nothing.
     """
     try:
-        yield
+        with memory_explained(TRAINING_MEMORY):
+            yield
     except (RuntimeError, EOFError, OSError) as error:
         message = _explanation(error, world)
         if message is None:
@@ -26,6 +34,24 @@ def explained(world: World) -> Iterator[None]:
         if not world.is_first("failure"):
             raise SystemExit(2) from error
         raise ConvNextError(message) from error
+
+
+@contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Turn PyTorch's error about memory that is used up, of a GPU or of the host, into one with what to do.
+
+    Raises:
+        ConvNextError: out of memory; it ends with `advice`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        on_host = "DefaultCPUAllocator" in text and "allocate memory" in text
+        if not (isinstance(error, torch.OutOfMemoryError) or on_host or "CUDA out of memory" in text):
+            raise
+        where = "This machine" if on_host else "The device"
+        raise ConvNextError(f"{where} is out of memory ({text.strip().splitlines()[0][:200]}). {advice}") from error
 
 
 def _explanation(error: Exception, world: World) -> str | None:
@@ -41,6 +67,10 @@ def _explanation(error: Exception, world: World) -> str | None:
         return (
             "A data loading process was killed, probably for memory: use fewer with --runtime.workers, or a smaller "
             f"--device-batch. {CONTINUE}"
+        )
+    if world.size > 1 and "Timed out" in text:
+        return (
+            f"Another of the run's {world.size} processes did not answer for so long that it was given up. {CONTINUE}"
         )
     if world.size > 1 and (unnamed or any(words in text for words in _OF_THE_GROUP)):
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
