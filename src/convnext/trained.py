@@ -139,6 +139,10 @@ class Trained:
                 self._fast = self.opened.loaded, "fp32" if self.is_exported else precision
         return self._fast
 
+    def deployed(self) -> tuple[Loaded, str]:
+        """The model in its fastest form on this device, and the precision of the autocast that it runs in."""
+        return self._deployed()
+
     def embed(self, images: Any, batch: int = 32) -> np.ndarray:
         """Features (n, C) float32 of images: the last stage's map, normalised and averaged over positions.
 

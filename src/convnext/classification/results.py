@@ -47,6 +47,9 @@ class Classification(Prediction):
             top.append({"class": choice.label, **name, "probability": round(choice.probability, 6)})
         return {"file": self.name, "predictions": top}
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"probabilities": self.probabilities}
+
     def draw(self) -> Image:
         """The image beside bars of the likeliest classes."""
         from convnext.report.classification import draw_classification

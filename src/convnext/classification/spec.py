@@ -59,6 +59,7 @@ class ClassificationSpec(TaskSpec):
     recipe = Recipe
     evaluate_options = EvaluateOptions
     predict_options = PredictOptions
+    answer_options = ("top_k",)
     batch = 64
     pipeline_tag = "image-classification"
     counting = "Classifiers are counted for 1,000 classes (Tables 1 and 2)."

@@ -19,6 +19,7 @@ VERBS = {
     "data": "look at a dataset before training on it (`data check`); corrupted copies; shards; how fast it loads",
     "convert": "rewrite a checkpoint for another library",
     "export": "write a model as ONNX, OpenVINO, torch.export or AOTInductor, compared with PyTorch on real images",
+    "serve": "answer predictions over HTTP, with a page to try the model: batches, limits, metrics",
     "hub": "share a trained model on the Hugging Face Hub, or fetch one: `hub push`, `hub pull`",
     "report": "draw a run's curves, and the paper's figures beside your runs",
     "completion": "print a script that completes commands in bash, zsh or fish",

@@ -13,6 +13,8 @@ from convnext.task.results import Prediction
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from convnext.task.masks import MaskForm
+
 
 @dataclass(repr=False)
 class Detection(Prediction):
@@ -62,6 +64,19 @@ class Detection(Prediction):
             for name, score, box, found in zip(self.names, self.scores, self.boxes, self.coco, strict=True)
         ]
         return {"file": self.name, "objects": objects}
+
+    def dict_with_masks(self, form: MaskForm) -> dict[str, Any]:
+        from PIL import Image as PIL
+
+        from convnext.task.masks import png
+
+        answer = self.to_dict()
+        if form != "rle":
+            for found, mask in zip(answer["objects"], self.masks, strict=True):
+                found.pop("mask", None)
+                if form == "png":
+                    found["mask"] = png(PIL.fromarray(mask))
+        return answer
 
     def draw(self) -> Image:
         """The image with boxes, masks, names and scores of the objects above the threshold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from convnext.data.conventions import PAD_MULTIPLE
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import SHARE, ranged
 from convnext.recipes.schema import Detection as Recipe
-from convnext.task.spec import NOT_FINITE, Loaded, Printed, TaskSpec, failure
+from convnext.task.spec import NOT_FINITE, Loaded, Prepared, Printed, TaskSpec, failure
 
 if TYPE_CHECKING:
     import torch
@@ -204,49 +204,47 @@ class DetectionSpec(TaskSpec):
     def size_text(self, loaded: Loaded) -> str:
         return f"short side {loaded.preprocess.short} px"
 
-    def predict(
-        self, loaded: Loaded, inputs: Iterable[Input], options: Any, precision: str = "fp32", batch: int | None = None
-    ) -> Iterator[Prediction | Failure]:
-        """One image after the other, each at the size that its shape asks for; `batch` changes nothing."""
+    def prepare(self, loaded: Loaded, source: Input, options: Any) -> Prepared:
+        """Images are alike that have the same size after padding."""
+        from convnext.data.pixels import padded_size
+
+        image = source.image()
+        x = loaded.preprocess(image)
+        return Prepared(source, options, x, (image.height, image.width), padded_size(x.shape[-2:]))
+
+    def compute(self, loaded: Loaded, batch: Sequence[Prepared], precision: str) -> Sequence[dict[str, Tensor]]:
+        """Boxes, scores, labels and masks at each image's own size."""
         import torch
 
-        from convnext.data.images import ImageError
         from convnext.data.pixels import pad_to_multiple
         from convnext.runtime.precision import autocast
 
         device = next(loaded.module.parameters()).device
         predict: Any = loaded.module.predict
-        for number, source in enumerate(inputs):
-            try:
-                image = source.image()
-            except ImageError as error:
-                yield failure(source, str(error))
-                continue
-            x = loaded.preprocess(image)
-            with torch.inference_mode(), autocast(precision, device):
-                (found,) = predict(
-                    pad_to_multiple([x]).to(device),
-                    image_sizes=[tuple(x.shape[-2:])],
-                    output_sizes=[(image.height, image.width)],
-                )
-            if not all(bool(torch.isfinite(found[key]).all()) for key in ("boxes", "scores")):
-                yield failure(source, NOT_FINITE)
-                continue
-            yield self._answer(loaded, source, found, options, number)
+        with torch.inference_mode(), autocast(precision, device):
+            return predict(
+                pad_to_multiple([each.x for each in batch]).to(device),
+                image_sizes=[tuple(each.x.shape[-2:]) for each in batch],
+                output_sizes=[each.size for each in batch],
+            )
 
-    def _answer(self, loaded: Loaded, source: Input, found: dict[str, Tensor], options: Any, number: int) -> Detection:
+    def finish(self, loaded: Loaded, prepared: Prepared, output: dict[str, Tensor]) -> Detection | Failure:
         import numpy as np
+        import torch
 
         from convnext.detection.categories import category_ids
         from convnext.detection.evaluate import to_coco
         from convnext.detection.results import Detection
         from convnext.extras import require
 
+        if not all(bool(torch.isfinite(output[key]).all()) for key in ("boxes", "scores")):
+            return failure(prepared.source, NOT_FINITE)
+        options: PredictOptions = prepared.options
         encode = require("pycocotools.mask", "detection").encode
-        coco = to_coco(found, number, np.asarray(category_ids(loaded.classes)), encode)
-        arrays = {key: value.cpu().numpy() for key, value in found.items()}
+        coco = to_coco(output, 0, np.asarray(category_ids(loaded.classes)), encode)
+        arrays = {key: value.cpu().numpy() for key, value in output.items()}
         parts = (arrays["boxes"], arrays["scores"], arrays["labels"], arrays["masks"])
-        return Detection(source, *parts, coco, loaded.classes, options.threshold, options.masks)
+        return Detection(prepared.source, *parts, coco, loaded.classes, options.threshold, options.masks)
 
     def collected(self) -> tuple[str, ...]:
         return (RESULTS,)
@@ -255,7 +253,12 @@ class DetectionSpec(TaskSpec):
         from convnext.detection.results import Detection
         from convnext.files import replace_text
 
-        found = [{"file_name": a.name, **each} for a in answers if isinstance(a, Detection) for each in a.coco]
+        found = [
+            {"file_name": answer.name, **each, "image_id": number}
+            for number, answer in enumerate(answers)
+            if isinstance(answer, Detection)
+            for each in answer.coco
+        ]
         replace_text(folder / RESULTS, json.dumps(found))
         return [folder / RESULTS]
 

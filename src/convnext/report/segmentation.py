@@ -46,14 +46,20 @@ def colour_mask(labels: np.ndarray, colours: np.ndarray | None = None) -> Image.
     return Image.fromarray(table[_checked(labels)])
 
 
-def save_labels(labels: np.ndarray, path: str | Path) -> Path:
-    """Write labels (H,W) as an 8-bit PNG whose values are the labels, and whose palette shows them in colours.
+def label_image(labels: np.ndarray) -> Image.Image:
+    """Labels (H,W) as an 8-bit image whose values are the labels, and whose palette shows them in colours.
 
     Raises:
         ConvNextError: not two-dimensional, or not integers of 0 to 255.
     """
-    path, image = Path(path), Image.fromarray(_checked(labels), mode="L")
+    image = Image.fromarray(_checked(labels), mode="L")
     image.putpalette([*palette().ravel().tolist(), 0, 0, 0])
+    return image
+
+
+def save_labels(labels: np.ndarray, path: str | Path) -> Path:
+    """Write `label_image` as a PNG; errors as there."""
+    path, image = Path(path), label_image(labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, format="PNG")
     return path

@@ -13,6 +13,8 @@ from convnext.task.results import Prediction
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from convnext.task.masks import MaskForm
+
 
 @dataclass(repr=False)
 class Segmentation(Prediction):
@@ -40,6 +42,21 @@ class Segmentation(Prediction):
         """File, size and the share of each class."""
         height, width = self.label_map.shape
         return {"file": self.name, "height": height, "width": width, "classes": self.shares()}
+
+    def dict_with_masks(self, form: MaskForm) -> dict[str, Any]:
+        """With "rle" the mask of each class; with "png" the labels as one image with a palette, and the classes' colours."""
+        from convnext.report.segmentation import label_image, palette
+        from convnext.task.masks import png, rle
+
+        answer = self.to_dict()
+        present = {self.classes[label]: label for label in np.unique(self.label_map).tolist()}
+        if form == "rle":
+            answer["masks"] = {name: rle(self.label_map == label) for name, label in present.items()}
+        elif form == "png":
+            colours = palette(len(self.classes))
+            answer["labels"] = png(label_image(self.label_map))
+            answer["colours"] = {name: "#" + bytes(colours[label]).hex() for name, label in present.items()}
+        return answer
 
     def draw(self) -> Image:
         """The image under the colours of its classes, with a legend."""

@@ -7,7 +7,7 @@ band by band, so memory is bounded by the scaled size, not by the image's.
 Legend: B batch, K classes, H W of the image that comes in, h w of a map of logits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -194,20 +194,48 @@ def predict_labels(
     image = image if isinstance(image, Tensor) else pixels(image)
     size = image.shape[-2:]
     if mode == "multi-scale":
-        parts = probability_bands(model, image, pre, ratios, flip, precision)
-    else:
-        device = next(model.parameters()).device
-        x = prepared(image, pre)[None].to(device)
-        with autocast(precision, device):
-            if mode == "whole":
-                logits = whole(model, x)[0]
-            else:
-                crop = crop or pre.crop or pre.short
-                at_once = 4 if device.type == "cuda" else 1
-                logits = sliding_logits(model, x, crop, stride or crop * 2 // 3, at_once)[0]
-        parts = (resized_rows(logits, [size], *band) for band in bands(logits.shape[0], size))
+        return _likeliest(probability_bands(model, image, pre, ratios, flip, precision))
+    given: Any = {"crop": crop, "stride": stride, "precision": precision}
+    return labels_of_batch(model, [prepared(image, pre)], [size], pre, mode, **given)[0]
+
+
+@torch.inference_mode()
+def labels_of_batch(
+    model: nn.Module,
+    images: Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    pre: DensePreprocess,
+    mode: str = "slide",
+    *,
+    crop: int | None = None,
+    stride: int | None = None,
+    precision: str = "fp32",
+) -> list[Tensor]:
+    """`predict_labels` of several images at once, in the modes "slide" and "whole".
+
+    Args:
+        images: (3, h, w) each, all of one size, as `prepared` gives them.
+        sizes: (height, width) of the images that they were made of, in which the labels are wanted.
+        model, pre, mode, crop, stride, precision: as for `predict_labels`.
+    """
+    device = next(model.parameters()).device
+    x = torch.stack(list(images)).to(device)
+    with autocast(precision, device):
+        if mode == "whole":
+            logits = whole(model, x)
+        else:
+            crop = crop or pre.crop or pre.short
+            logits = sliding_logits(model, x, crop, stride or crop * 2 // 3, 4 if device.type == "cuda" else 1)
+    return [
+        _likeliest(resized_rows(each, [size], *band) for band in bands(len(each), size))
+        for each, size in zip(logits, sizes, strict=True)
+    ]
+
+
+def _likeliest(parts: Iterable[Tensor]) -> Tensor:
+    """The class with the largest value in each position of bands (K, rows, W), as one map (H, W)."""
     labels = []
-    for part in parts:  # (K, rows, W)
+    for part in parts:
         kind = torch.uint8 if part.shape[0] <= 255 else torch.int64
         labels.append(part.max(0).indices.to(kind))  # twice as fast as argmax on a CPU
     return torch.cat(labels)

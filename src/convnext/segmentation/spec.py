@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import SHARE, ranged
 from convnext.recipes.schema import Segmentation as Recipe
-from convnext.task.spec import Loaded, Printed, TaskSpec, failure
+from convnext.task.spec import Loaded, Prepared, Printed, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from convnext.runtime.world import World
     from convnext.segmentation.masks import MaskImages
     from convnext.segmentation.miou import Result
+    from convnext.segmentation.results import Segmentation
     from convnext.segmentation.task import SegmentationTask
     from convnext.task.compare import Tolerance
     from convnext.task.exported import Metadata
     from convnext.task.inputs import Input
-    from convnext.task.results import Evaluation, Failure, Prediction
+    from convnext.task.results import Evaluation
 
 SLACK = 0.002  # by which counted MACs differ from Table 4
 Mode = Literal["slide", "whole", "multi-scale"]
@@ -189,30 +190,31 @@ class SegmentationSpec(TaskSpec):
     def size_text(self, loaded: Loaded) -> str:
         return f"short side {loaded.preprocess.short} px"
 
-    def predict(
-        self, loaded: Loaded, inputs: Iterable[Input], options: Any, precision: str = "fp32", batch: int | None = None
-    ) -> Iterator[Prediction | Failure]:
-        """One image after the other, each at its own size; `batch` changes nothing."""
-        from convnext.data.images import ImageError
-        from convnext.segmentation.results import Segmentation
-        from convnext.segmentation.sliding import predict_labels
+    def prepare(self, loaded: Loaded, source: Input, options: PredictOptions) -> Prepared:
+        """The scaled and normalised image, or for several scales its pixels."""
+        from convnext.data.pixels import pixels
+        from convnext.segmentation.sliding import prepared
 
         self._check_mode(loaded, options.mode)
-        for source in inputs:
-            try:
-                image = source.image()
-            except ImageError as error:
-                yield failure(source, str(error))
-                continue
-            labels = predict_labels(
-                loaded.module,
-                image,
-                loaded.preprocess,
-                options.mode,
-                crop=loaded.preprocess.crop,
-                precision=precision,
-            )
-            yield Segmentation(source, labels.cpu().numpy(), loaded.classes, options.alpha)
+        image = pixels(source.image())
+        height, width = image.shape[-2:]
+        x = image if options.mode == "multi-scale" else prepared(image, loaded.preprocess)
+        return Prepared(source, options, x, (height, width), (options.mode, *x.shape))
+
+    def compute(self, loaded: Loaded, batch: Sequence[Prepared], precision: str) -> Sequence[Tensor]:
+        """The labels (H, W) of each image at its own size."""
+        from convnext.segmentation.sliding import labels_of_batch, predict_labels
+
+        module, pre, mode = loaded.module, loaded.preprocess, batch[0].options.mode
+        if mode == "multi-scale":
+            return [predict_labels(module, each.x, pre, mode, precision=precision) for each in batch]
+        sizes = [each.size for each in batch]
+        return labels_of_batch(module, [each.x for each in batch], sizes, pre, mode, precision=precision)
+
+    def finish(self, loaded: Loaded, prepared: Prepared, output: Tensor) -> Segmentation:
+        from convnext.segmentation.results import Segmentation
+
+        return Segmentation(prepared.source, output.cpu().numpy(), loaded.classes, prepared.options.alpha)
 
     def _check_mode(self, loaded: Loaded, mode: str) -> None:
         from convnext.task.exported import Exported

@@ -18,9 +18,11 @@ LARGE = 10_000
 """Images from which an accuracy is printed without its confidence interval."""
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from convnext.task.inputs import Input
+    from convnext.task.masks import MaskForm
 
 
 @dataclass(repr=False)
@@ -46,6 +48,14 @@ class Prediction(ABC):
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """JSON values: file and answer."""
+
+    def dict_with_masks(self, form: MaskForm) -> dict[str, Any]:
+        """`to_dict`, where the answer has regions with these as "rle" or "png", or without them for "none"."""
+        return self.to_dict()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The answer as arrays whose shape is the same for every image; empty where there are none."""
+        return {}
 
     @abstractmethod
     def draw(self) -> Image:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +54,23 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """One image as the model takes it.
+
+    Attributes:
+        source, options: of the request for it.
+        x: (3, H, W); size: (height, width) of the image that it was made of.
+        alike: what has to be equal among the images of one batch.
+    """
+
+    source: Input
+    options: Any
+    x: Tensor
+    size: tuple[int, int]
+    alike: tuple
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """No options beyond those of every task."""
 
@@ -77,6 +94,7 @@ class TaskSpec(ABC):
         recipe: the class of its recipes; `recipes` are named ones beyond those of `convnext.recipes`.
         evaluate_options, predict_options: dataclasses of the options that only this task has, for the command line and the
             Python API alike; the docstring under a field is its help.
+        answer_options: predict options that change the answer itself and cost nothing: each request to a server may have its own.
         batch: images at once in evaluation and prediction, unless said otherwise.
         inputs, outputs: names in exported graphs.
         pads: True if an exported file takes smaller images, padded with zeros.
@@ -95,6 +113,7 @@ class TaskSpec(ABC):
     recipes: ClassVar[Mapping[str, Recipe]] = {}
     evaluate_options: ClassVar[type] = NoOptions
     predict_options: ClassVar[type] = NoOptions
+    answer_options: ClassVar[tuple[str, ...]] = ()
     batch: ClassVar[int] = 32
     inputs: ClassVar[tuple[str, ...]] = ("images",)
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
@@ -224,36 +243,51 @@ class TaskSpec(ABC):
         """The prediction for one image from its row of outputs, fp32 on the CPU."""
         raise NotImplementedError
 
+    def prepare(self, loaded: Loaded, source: Input, options: Any) -> Prepared:
+        """Decode and preprocess one image; raises ImageError."""
+        image = source.image()
+        x = self.transform(loaded)(image)
+        return Prepared(source, options, x, (image.height, image.width), tuple(x.shape))
+
+    def compute(self, loaded: Loaded, batch: Sequence[Prepared], precision: str) -> Sequence[Any]:
+        """The model's output for each of some images that are `alike`."""
+        import torch
+
+        from convnext.runtime.precision import autocast
+
+        device = next(loaded.module.parameters()).device
+        with torch.inference_mode(), autocast(precision, device):
+            return list(loaded.module(torch.stack([each.x for each in batch]).to(device)).float().cpu())
+
+    def finish(self, loaded: Loaded, prepared: Prepared, output: Any) -> Prediction | Failure:
+        """The answer for one image from its output of `compute`."""
+        import torch
+
+        if not bool(torch.isfinite(output).all()):
+            return failure(prepared.source, NOT_FINITE)
+        return self.answer(loaded, prepared.source, output, prepared.options)
+
     def predict(
         self, loaded: Loaded, inputs: Iterable[Input], options: Any, precision: str = "fp32", batch: int | None = None
     ) -> Iterator[Prediction | Failure]:
         """Yield the answer for each image, in order; one that cannot be read yields its error and does not end the rest."""
-        import torch
-
         from convnext.data.images import ImageError
-        from convnext.runtime.precision import autocast
 
-        transform, device = self.transform(loaded), next(loaded.module.parameters()).device
         remaining = iter(inputs)
         while group := list(islice(remaining, batch or self.batch)):
-            answers: list[Prediction | Failure | None] = []
-            tensors = []
+            steps: list[Prepared | Failure] = []
             for source in group:
                 try:
-                    tensors.append(transform(source.image()))
-                    answers.append(None)
+                    steps.append(self.prepare(loaded, source, options))
                 except ImageError as error:
-                    answers.append(failure(source, str(error)))
-            rows: Iterator[Tensor] = iter(())
-            if tensors:
-                with torch.inference_mode(), autocast(precision, device):
-                    rows = iter(loaded.module(torch.stack(tensors).to(device)).float().cpu())
-            for source, known in zip(group, answers, strict=True):
-                if known is None:
-                    output = next(rows)
-                    finite = bool(torch.isfinite(output).all())
-                    known = self.answer(loaded, source, output, options) if finite else failure(source, NOT_FINITE)
-                yield known
+                    steps.append(failure(source, str(error)))
+            for alike, run in groupby(steps, lambda step: getattr(step, "alike", None)):
+                members: list[Any] = list(run)
+                if alike is None:
+                    yield from members
+                    continue
+                for each, output in zip(members, self.compute(loaded, members, precision), strict=True):
+                    yield self.finish(loaded, each, output)
 
     def write(self, answers: Sequence[Prediction | Failure], loaded: Loaded, folder: Path) -> list[Path]:
         """Write what belongs to all images of a `predict --out` together; the files."""

@@ -1,0 +1,79 @@
+"""One connection: cut where its headers do not come, are too long, or its answer is not read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from convnext.serve.options import Limits
+
+MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+
+
+def connection_class(limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with these limits."""
+    return type("Connection", (LimitedConnection,), {"limits": limits})
+
+
+class LimitedConnection(HttpToolsProtocol):
+    """uvicorn's protocol, whose only time limit is that of idle connections, with those that it lacks."""
+
+    limits: Limits
+    timer: asyncio.TimerHandle | None = None
+    head = 0
+    in_head = True
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self.refuse(b"503 Service Unavailable", b"Retry-After: 1\r\n")
+        else:
+            self.arm()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.head += len(data) * self.in_head
+        if self.in_head and self.head > MAX_HEAD and not self.transport.is_closing():
+            self.refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.in_head, self.head = True, 0
+        self.arm()
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        self.disarm()
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.arm()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.disarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.disarm()
+        super().connection_lost(exc)
+
+    def arm(self) -> None:
+        """Cut the connection unless what is waited for happens in time."""
+        self.disarm()
+        self.timer = self.loop.call_later(self.limits.slow_after, self.transport.abort)
+
+    def disarm(self) -> None:
+        """It has happened."""
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+
+    def refuse(self, status: bytes, headers: bytes = b"") -> None:
+        """Answer without asking the application, and close."""
+        self.transport.write(
+            b"HTTP/1.1 " + status + b"\r\n" + headers + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.close()

@@ -1,0 +1,136 @@
+"""The life of one serving process: it listens once its models answer, reloads on SIGHUP, and drains on SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from convnext.console import clean
+from convnext.errors import ConvNextError
+from convnext.serve.app import create_app
+from convnext.serve.connection import connection_class
+from convnext.serve.options import Options
+from convnext.serve.service import Service
+
+BACKLOG = 2048
+LINGER = 1.0  # seconds in which open connections are told that no more requests are accepted
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our signals: the first SIGTERM or Ctrl-C drains, another one, a second later, ends at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[], None]):
+        super().__init__(config)
+        self.service, self.on_started = service, started
+        self.asked: float | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {signal.SIGTERM: self._drain, signal.SIGINT: self._drain}
+        if hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = self._reload
+        handlers = {signum: signal.signal(signum, handler) for signum, handler in before.items()}
+        yield
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_started()
+
+    def _drain(self, *_: object) -> None:
+        now = time.monotonic()
+        if self.asked is not None and now - self.asked > 1:
+            self.should_exit = self.force_exit = True
+        self.asked = self.asked or now
+        self.service.draining = True
+
+    def _reload(self, *_: object) -> None:
+        threading.Thread(target=reload_all, args=(self.service,), daemon=True).start()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.asked is not None:
+            since = time.monotonic() - self.asked
+            idle = not self.service.active and (since > LINGER or not self.server_state.connections)
+            self.should_exit |= idle or since > self.service.limits.drain
+        return await super().on_tick(counter)
+
+
+def reload_all(service: Service) -> None:
+    """Load every model's file again; one that cannot be used leaves the model before in its place."""
+    for name, served in service.models.items():
+        try:
+            said = f"{name} was loaded again (version {served.reload().number})"
+        except ConvNextError as error:
+            said = f"{name} stays as it was: {error}"
+        print(f"convnext: {clean(said)}", file=sys.stderr, flush=True)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address that is free; it does not listen yet.
+
+    Raises:
+        ConvNextError: the address is in use, or is none of this machine's.
+    """
+    bound = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        if bound:
+            bound.close()
+        raise ConvNextError(
+            f"Cannot listen at {host} port {port}: {error.strerror or error}. Give another --port (0: any that is free)."
+        ) from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def serve(options: Options, bound: socket.socket, started: Callable[[Service], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C; 0 once all accepted requests are answered.
+
+    Args:
+        started: called when requests are accepted.
+
+    Raises:
+        ConvNextError: a model cannot be loaded.
+    """
+    service = Service(options)
+    return run_service(service, bound, lambda: started(service))
+
+
+def run_service(service: Service, bound: socket.socket, started: Callable[[], None]) -> int:
+    """`serve` for a service that is made already."""
+    limits = service.limits
+    config = uvicorn.Config(
+        create_app(service),
+        http=connection_class(limits),
+        lifespan="on",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=limits.idle,
+        timeout_graceful_shutdown=1,
+        backlog=BACKLOG,
+    )
+    server = Server(config, service, started)
+    server.run([bound])
+    return 0
+
+
+def url_of(bound: socket.socket) -> str:
+    """The address of a bound socket for people."""
+    host, port = bound.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
