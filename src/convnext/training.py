@@ -205,13 +205,14 @@ def _run(
     precision = described(resolve_precision(recipe.precision, world.device), world.device)
     if (published := recipe.published_precision) and precision != published:
         precision += f" (the paper: {published}; --precision {published})"
+    read_as = f" (read as {kind})" if (kind := getattr(train_images, "format", "")) else ""
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
         (
             "model",
             ", ".join(filter(None, (recipe.model.name, counted(len(train_images.classes), "class", "classes"), size))),
         ),
-        ("data", f"{recipe.data}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
+        ("data", f"{recipe.data}{read_as}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
         ("device", f"{describe(world.device)}, {precision}"),
         *plan.rows()[1:],
         ("folder", folder),

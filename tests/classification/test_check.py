@@ -158,6 +158,7 @@ def test_one_class_is_an_error_and_files_that_look_like_labels_are_named(tmp_pat
     assert "scores.csv, settings.yaml, images/*.txt (4 files)" in error
     with pytest.raises(ConvNextError, match="one class, 'images'.*scores.csv"):
         open_dataset(str(tmp_path), 0.25, 0)
+    (tmp_path / "classes.txt").unlink()  # with it, labels/ would be YOLO's
     (tmp_path / "labels").mkdir()
     for seed in range(4):
         (tmp_path / "labels" / f"{seed}.txt").write_text("0 0.5 0.5 1 1")

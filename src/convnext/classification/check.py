@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 
 from convnext.classification.dataset import ImageDataset
-from convnext.classification.open import FOUND, one_class, open_parts
+from convnext.classification.open import one_class, open_parts
+from convnext.data.formats.content import said
 from convnext.data.images import ImageError
 from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
 from convnext.data.unread import unread_sentence
-from convnext.recipes.reading import Reading
+from convnext.recipes.reading import FOUND, Reading
 
 IMBALANCE = 10.0
 """Largest class over smallest class from which there is a warning."""
@@ -56,6 +57,8 @@ class CheckReport:
     """Share of unreadable training images at which a training stops."""
     format: str = ""
     """What the data was read as."""
+    problems: Sequence[str] = ()
+    """What the reader of the format found odd, a sentence each."""
     multi_label: bool = False
     """True if images can have any number of labels."""
 
@@ -101,7 +104,7 @@ class CheckReport:
             found.append(f"{copies:,} of {train:,} training images are copies of others.")
         if contradictory := sum(len(group.classes) > 1 for group in self.duplicates):
             found.append(f"{contradictory:,} images are there more than once, with different labels.")
-        return found
+        return found + said(list(self.problems))
 
     def _without(self, counts: list[int]) -> list[str]:
         return [name for name, count in zip(self.classes, counts, strict=True) if not count]
@@ -158,6 +161,7 @@ def check(
         unread=unread_sentence(Path(data).expanduser()).strip(),
         max_corrupt_share=max_corrupt_share,
         format=train.format,
+        problems=train.problems,
         multi_label=train.multi_label,
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext.classification.dataset import ImageDataset, hold_out
-from convnext.data.formats.content import Content, Item
+from convnext.data.formats.content import Content, Item, content_problems
 from convnext.data.images import open_image
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
@@ -23,7 +23,7 @@ class ContentImages(ImageDataset):
     """
 
     def __init__(self, content: Content, items: list[Item], multi_label: bool):
-        self.classes, self.format = content.classes, content.format
+        self.classes, self.format, self.problems = content.classes, content.format, content_problems(content)
         self._names = Texts(item.name.encode("utf-8", "surrogateescape") for item in items)
         self._files = Texts(os.fsencode(item.file) for item in items)
         if multi_label:
@@ -80,7 +80,11 @@ def open_content(content: Content, val_share: float, seed: int) -> tuple[ImageDa
     if not train:
         raise ConvNextError(f"{content.path} has no training images; put some into the part train.")
     images = ContentImages(content, train, multi_label)
-    return (images, ContentImages(content, val, multi_label)) if val else hold_out(images, val_share, seed)
+    if val:
+        return images, ContentImages(content, val, multi_label)
+    images, held_out = hold_out(images, val_share, seed)
+    images.problems = content_problems(content)
+    return images, held_out
 
 
 def open_content_for_evaluation(content: Content, val_share: float, seed: int) -> ImageDataset:

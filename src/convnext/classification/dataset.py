@@ -28,7 +28,7 @@ class ImageDataset(ABC):
     Attributes:
         classes: the K class names, in the order of the labels.
         labels: (N,) int64 in 0..K-1; of data with any number of labels per image (N, K) bool.
-        format: the format that they were read from, for people.
+        format: the format that they were read from, for people; `problems`: what its reader found odd, a sentence each.
         upright: images are turned as their EXIF orientation says; `as_stored` gives them without.
     """
 
@@ -36,6 +36,7 @@ class ImageDataset(ABC):
     labels: np.ndarray
     format: str = ""
     upright: bool = True
+    problems: Sequence[str] = ()
 
     @property
     def multi_label(self) -> bool:

@@ -17,11 +17,9 @@ from convnext.data.formats import Format, find_format
 from convnext.data.formats.content import Content
 from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
-from convnext.recipes.reading import Reading
+from convnext.recipes.reading import FOUND, Reading
 
 TORCHVISION = "torchvision:"
-FOUND = Reading()
-"""Everything found out by looking."""
 
 
 def open_dataset(data: str, val_share: float, seed: int, reading: Reading = FOUND) -> tuple[ImageDataset, ImageDataset]:

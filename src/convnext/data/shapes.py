@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convnext.data.formats.coco_file import SEGMENTATION
+
 SHAPES = ("circle", "rectangle", "triangle")
 CATEGORY_IDS = (1, 3, 7)
 """With gaps, as COCO's own."""
@@ -149,7 +151,7 @@ def write_shapes(folder: str | Path, images: int = 48, val_images: int = 16, siz
                         "bbox": box(mask),
                         "area": int(mask.sum()),
                         "iscrowd": int(crowd),
-                        "segmentation": polygon or run_lengths(mask),
+                        SEGMENTATION: polygon or run_lengths(mask),
                     }
                 )
         (folder / "annotations").mkdir(exist_ok=True)

@@ -4,16 +4,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from convnext.data.formats.coco import coco_file, find_parts
+from convnext.data.formats.coco_file import CocoFile
+from convnext.data.formats.content import content_problems, said
 from convnext.data.images import ImageError
 from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
-from convnext.detection.coco import find_parts
-from convnext.detection.coco_file import CocoFile
+from convnext.detection.open import find, read
+from convnext.recipes.reading import FOUND, Reading
 
 MARGIN = 1.0
 """Pixels by which a box may leave its image without a warning: tools round outwards."""
@@ -75,6 +78,9 @@ class CocoReport:
     modes: dict[str, int]
     """Readable images by Pillow's mode before the conversion to RGB."""
     max_corrupt_share: float
+    problems: list[str] = field(default_factory=list)
+    """What the reader of another format than COCO's found, a sentence each."""
+    format: str = "COCO"
 
     @property
     def errors(self) -> list[str]:
@@ -119,7 +125,7 @@ class CocoReport:
                 found.append(f"No {word} objects of {len(missing):,} classes: {some(missing)}.")
         if self.leaked:
             found.append(f"{len(self.leaked):,} validation images are in the training part, too: {some(self.leaked)}.")
-        return found
+        return found + said(self.problems)
 
     def _parts(self) -> list[tuple[str, PartReport]]:
         return [(word, part) for word, part in (("training", self.train), ("validation", self.val)) if part]
@@ -141,6 +147,7 @@ def check_coco(
     max_corrupt_share: float = 0.01,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    reading: Reading = FOUND,
 ) -> CocoReport:
     """Decode every image and every mask of `data` once and report on it.
 
@@ -153,12 +160,23 @@ def check_coco(
     Raises:
         ConvNextError: the annotations cannot be read at all, or the folder of images is not there.
     """
-    parts = find_parts(data)
-    files = {name: CocoFile.read(part.annotations) for name, part in parts.items()}
+    root, found = find(str(data), reading)
+    content = read(root, found, reading)
+    images: dict[str, list[Path]] = {}
+    if content is None:
+        parts = find_parts(root)
+        files = {name: CocoFile.read(part.annotations) for name, part in parts.items()}
+        for name, file in files.items():
+            folder = parts[name].folder_of(file)
+            images[name] = [folder / _name(file, row) for row in range(len(file.image_ids))]
+    else:
+        items = {"train": content.part("train", ""), "val": content.part("val")}
+        files = {name: coco_file(content, part) for name, part in items.items() if part}
+        images = {name: [item.file for item in part] for name, part in items.items()}
     total, looks, reports = sum(len(file.image_ids) for file in files.values()), [], {}
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
         for name, file in files.items():
-            inspection = _Inspection(file, parts[name].folder_of(file))
+            inspection = _Inspection(file, images[name])
             for start in range(0, len(file.image_ids), BLOCK):
                 looks += pool.map(inspection.look, range(start, min(start + BLOCK, len(file.image_ids))))
                 if progress:
@@ -181,14 +199,17 @@ def check_coco(
         long_side=side_range([max(look.size) for look in looks if not look.reason]),
         modes=dict(Counter(look.mode for look in looks if not look.reason).most_common()),
         max_corrupt_share=max_corrupt_share,
+        problems=content_problems(content) if content else [],
+        format=content.format if content else "COCO",
     )
 
 
 class _Inspection:
     """One annotation file under examination; nothing in it is trusted beyond its form."""
 
-    def __init__(self, file: CocoFile, folder: Path):
-        self.file, self.folder = file, folder
+    def __init__(self, file: CocoFile, paths: list[Path]):
+        self.file, self.paths = file, paths
+        self.boxes_alone = not file.segmentations.buffer
         row_of = {key: row for row, key in reversed(list(enumerate(file.image_ids.tolist())))}
         self.owner = np.array([row_of.get(key, -1) for key in file.images.tolist()], dtype=np.int64)
         self.known = (self.owner >= 0) & np.isin(file.categories, file.category_ids)
@@ -209,9 +230,11 @@ class _Inspection:
         for k in self.of_image[row]:
             if self.objects[k]:
                 self._look_at_mask(k, tuple(self.file.sizes[row].tolist()))
-        return look_at(self.folder / _name(self.file, row), _name(self.file, row))
+        return look_at(self.paths[row], _name(self.file, row))
 
     def _look_at_mask(self, k: int, size: tuple[int, int]) -> None:
+        if self.boxes_alone:
+            return
         key = int(self.file.ids[k])
         try:
             mask = self.file.masks(np.array([k]), size)[0]
@@ -241,7 +264,9 @@ class _Inspection:
             counts=np.bincount(labels, minlength=len(file.classes)).tolist(),
             empty=[name for row, name in enumerate(names) if row not in useful],
             unreadable=unreadable,
-            missing=[name for name in unreadable if not (self.folder / name).exists()],
+            missing=[
+                name for name, path in zip(names, self.paths, strict=True) if name in unreadable and not path.exists()
+            ],
             other_size={
                 name: f"{look.size[0]} x {look.size[1]} pixels, annotated as {width} x {height}"
                 for name, look, (height, width) in zip(names, looks, file.sizes.tolist(), strict=True)

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,18 +12,12 @@ import numpy as np
 from PIL import Image
 
 from convnext.data import split
-from convnext.data.conventions import VAL_NAMES
+from convnext.data.formats.coco import coco_file, find_parts
+from convnext.data.formats.coco_file import CocoFile
+from convnext.data.formats.content import Content, Item, inside
 from convnext.data.images import ImageError, decode, open_image, to_rgb
-from convnext.detection.coco_file import CocoFile
+from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
-
-JSON_NAMES = ("_annotations.coco.json", "annotations.json", "instances.json", "coco.json")
-"""Names of annotation files other than COCO's own."""
-
-LAYOUTS = (
-    "annotations/instances_train*.json and instances_val*.json with folders of images named after them (train2017/), "
-    f"or train/ and valid/ with one of {', '.join(JSON_NAMES)} in each, or one such file for all images"
-)
 
 
 class CocoImages:
@@ -37,8 +31,10 @@ class CocoImages:
         ConvNextError: an annotation of an image or category that the file does not have, or ids that are there twice.
     """
 
-    def __init__(self, file: CocoFile, folder: Path):
-        self.path, self.folder = file.path, folder
+    def __init__(self, file: CocoFile, folder: Path, files: Sequence[Path] = (), format: str = "COCO"):
+        """`files`: the images, where they are not `folder` and the names in the annotations."""
+        self.path, self.folder, self.format = file.path, folder, format
+        self._files = Texts(os.fsencode(path) for path in files) if files else None
         self.classes, self.category_ids = file.classes, file.category_ids
         self._file = file
         owner = _positions(file, "images", file.images, file.image_ids)
@@ -50,7 +46,12 @@ class CocoImages:
         self._boxes = np.clip(corners, 0, np.stack([width, height, width, height], axis=1)).astype(np.float32)
         sides = self._boxes[:, 2:] - self._boxes[:, :2]
         self._usable = (sides >= 1).all(axis=1) & (file.area > 0)
-        self._rows = np.arange(len(file.image_ids))
+        names = [file.names[row].decode("utf-8", "surrogateescape") for row in range(len(file.image_ids))]
+        for name in names:
+            if not files and (name.startswith(("/", "\\")) or ".." in name):
+                inside(folder, name, str(file.path))
+        # by name, so that the order does not depend on the format that the images came from
+        self._rows = np.array(sorted(range(len(names)), key=lambda row: names[row].split("/")), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,6 +71,12 @@ class CocoImages:
         """The file name of image i, as in the annotation file."""
         return self._file.names[self._rows[i]].decode("utf-8", "surrogateescape")
 
+    def file(self, i: int) -> Path:
+        """The file of image i."""
+        if self._files:
+            return Path(os.fsdecode(self._files[self._rows[i]]))
+        return self.folder / self.name(i)
+
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of image i, as in the annotation file."""
         height, width = self._file.sizes[self._rows[i]]
@@ -81,7 +88,7 @@ class CocoImages:
         Raises:
             ImageError: it cannot be decoded, or is not of the size for which its objects were annotated.
         """
-        path = self.folder / self.name(i)
+        path = self.file(i)
         image, (height, width) = decode(path), self.size(i)
         if image.size == (height, width) != (width, height):
             with open_image(path) as stored:  # annotated as it is stored, as COCO's were: without its EXIF orientation
@@ -95,13 +102,16 @@ class CocoImages:
 
     def check_header(self, i: int) -> None:
         """Read the header of image i and compare its size with the annotations'. Raises ImageError."""
-        with open_image(self.folder / self.name(i)) as image:
+        with open_image(self.file(i)) as image:
             size = image.size
         if size[::-1] != self.size(i):
             self.image(i)  # an orientation may turn it, which only decoding shows for all formats
 
-    def target(self, i: int, masks: bool = True) -> dict[str, np.ndarray]:
+    def target(self, i: int, masks: bool | None = None) -> dict[str, np.ndarray]:
         """The objects of image i, without those that are less than a pixel wide or high inside it.
+
+        Args:
+            masks: with masks; None: where the annotations have any, since data of boxes alone has none to give.
 
         Returns:
             boxes: (n, 4) float32 x1 y1 x2 y2, clipped to the image; labels: (n,) int64; masks: (n, h, w) bool, unless
@@ -110,6 +120,7 @@ class CocoImages:
         Raises:
             ImageError: an object has no segmentation, or one that cannot be decoded.
         """
+        masks = bool(self._file.segmentations.buffer) if masks is None else masks
         mine = self._annotations(i)
         mine = mine[self._usable[mine]]
         objects, crowds = mine[~self._file.crowd[mine]], mine[self._file.crowd[mine]]
@@ -131,11 +142,16 @@ class CocoImages:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of classes, names, sizes and annotations; equal while the data is the same."""
         file, digest = self._file, hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
-        columns = (self._rows, file.category_ids, file.image_ids, file.sizes, file.images, file.categories, file.bbox)
-        for column in (*columns, file.area, file.crowd, file.names.ends, file.segmentations.ends):
+        mine = self._annotations()
+        counts = np.diff(self._ends)[self._rows]
+        # what is trained on, in the precision in which it is: the same in whatever format it is written
+        columns = (file.sizes[self._rows], counts, self._labels[mine], self._boxes[mine], file.crowd[mine])
+        for column in (*columns, file.area[mine].astype(np.float32)):
             digest.update(np.ascontiguousarray(column).tobytes())
-        for texts in (file.names, file.segmentations):
-            digest.update(texts.buffer)
+        for i in range(len(self)):
+            digest.update(b"\0" + file.names[self._rows[i]])
+        for k in mine:
+            digest.update(b"\0" + file.segmentations[k])
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "CocoImages":
@@ -209,72 +225,6 @@ def _positions(file: CocoFile, what: str, wanted: np.ndarray, ids: np.ndarray) -
     return order[found]
 
 
-@dataclass(frozen=True)
-class Part:
-    """An annotation file and the folders in which its images may be, the likeliest first."""
-
-    annotations: Path
-    folders: tuple[Path, ...]
-
-    def open(self) -> CocoImages:
-        """Raises ConvNextError: the file cannot be used, or its images are not there."""
-        file = CocoFile.read(self.annotations)
-        return CocoImages(file, self.folder_of(file))
-
-    def folder_of(self, file: CocoFile) -> Path:
-        """The first folder that has one of the first images. Raises ConvNextError: none has."""
-        names = [file.names[i].decode("utf-8", "surrogateescape") for i in range(min(len(file.image_ids), 20))]
-        for folder in self.folders:
-            if any((folder / name).is_file() for name in names):
-                return folder
-        looked = ", ".join(str(folder) for folder in self.folders)
-        raise ConvNextError(
-            f"The images of {self.annotations} are not there: looked for {names[0]!r} in {looked}. Put them into the first."
-        )
-
-
-def find_parts(data: str | Path) -> dict[str, Part]:
-    """The parts `train` and `val` of a folder; `train` alone for one file without a validation part.
-
-    Raises:
-        ConvNextError: there is no such folder, it has none of `LAYOUTS`, or two files claim the same part.
-    """
-    root = Path(data).expanduser().absolute()
-    if not root.is_dir():
-        raise ConvNextError(f"There is no folder {str(data)!r}. It must have {LAYOUTS}.")
-    parts = {}
-    for part in ("train", "val"):
-        files = sorted((root / "annotations").glob(f"instances_{part}*.json"))
-        if len(files) > 1:
-            raise ConvNextError(
-                f"{root / 'annotations'} has {len(files)} files for {part}: {', '.join(file.name for file in files)}. "
-                "Keep the one that is meant."
-            )
-        for file in files:
-            part_name = file.stem.removeprefix("instances_")
-            parts[part] = Part(file, (root / part_name, root / "images" / part_name, root / "images", root))
-    for part, folders in (("train", ("train",)), ("val", VAL_NAMES)):
-        for folder in (root / name for name in folders):
-            if part not in parts and (file := _beside(folder)):
-                parts[part] = Part(file, (folder, folder / "images", root / "images", root))
-    if not parts and (file := _beside(root) or _beside(root / "annotations")):
-        parts["train"] = Part(file, (root / "images", root))
-    if not parts:
-        raise ConvNextError(f"{root} has no annotations in COCO's format. It must have {LAYOUTS}.")
-    return parts
-
-
-def is_coco(data: str | Path) -> bool:
-    """True if a folder has annotations in one of `LAYOUTS`, going by the names of its files."""
-    root = Path(data).expanduser()
-    own = any(next((root / "annotations").glob(f"instances_{part}*.json"), None) for part in ("train", "val"))
-    return own or any(_beside(root / name) for name in ("", "annotations", "train", *VAL_NAMES))
-
-
-def _beside(folder: Path) -> Path | None:
-    return next((folder / name for name in JSON_NAMES if (folder / name).is_file()), None)
-
-
 def open_coco(data: str | Path, val_share: float = 0.1, seed: int = 0) -> tuple[CocoImages, CocoImages]:
     """The (train, val) images of a folder; train without those that have no object, val all of them.
 
@@ -283,16 +233,16 @@ def open_coco(data: str | Path, val_share: float = 0.1, seed: int = 0) -> tuple[
         val_share: share of the images that is held out by a hash of (seed, name) where there is no validation part.
 
     Raises:
-        ConvNextError: as `find_parts` and `CocoImages`; no training part; train and val have different categories.
+        ConvNextError: as `formats.coco.find_parts` and `CocoImages`; no training part; train and val have different categories.
     """
     parts = find_parts(data)
     if "train" not in parts:
         raise ConvNextError(f"{data} has a validation part alone, {parts['val'].annotations}. Add a part to train on.")
-    train = parts["train"].open()
+    train = CocoImages(*parts["train"].open())
     if "val" not in parts:
         train, val = _hold_out(train, val_share, seed)
         return train.with_objects(), val
-    val = parts["val"].open()
+    val = CocoImages(*parts["val"].open())
     mine, other = (dict(zip(p.category_ids.tolist(), p.classes, strict=True)) for p in (train, val))
     if mine != other:
         key = min(k for k in mine | other if mine.get(k) != other.get(k))
@@ -311,7 +261,7 @@ def open_coco_split(
     if "val" not in parts or split not in parts:
         train, val = open_coco(data, val_share, seed)
         return {"train": train, "val": val}[split]
-    part = parts[split].open()
+    part = CocoImages(*parts[split].open())
     return part.with_objects() if split == "train" else part
 
 
@@ -319,3 +269,23 @@ def _hold_out(whole: CocoImages, share: float, seed: int) -> tuple[CocoImages, C
     """`split.hold_out` of all images alike: one can have objects of many classes."""
     train, val = split.hold_out([whole.name(i) for i in range(len(whole))], share, seed)
     return whole.subset(train), whole.subset(val)
+
+
+def open_content(content: Content, val_share: float, seed: int) -> tuple[CocoImages, CocoImages]:
+    """The (train, val) images of another format; errors as `open_coco`."""
+    train, val = content.part("train", ""), content.part("val")
+    if not train:
+        raise ConvNextError(f"{content.path} has a validation part alone. Add a part to train on.")
+    if not any(item.objects for item in content.items):
+        raise ConvNextError(f"{content.path} ({content.format}) has no boxes. Annotate some.")
+    images = content_images(content, train)
+    if val:
+        return images.with_objects(), content_images(content, val)
+    images, held_out = _hold_out(images, val_share, seed)
+    return images.with_objects(), held_out
+
+
+def content_images(content: Content, items: list[Item]) -> CocoImages:
+    """Some items of a content."""
+    file = coco_file(content, items)
+    return CocoImages(file, content.path, [item.file for item in items], content.format)

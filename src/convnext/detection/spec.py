@@ -122,21 +122,22 @@ class DetectionSpec(TaskSpec):
     # -- data and training
 
     def open_data(self, recipe: Recipe) -> tuple[CocoImages, CocoImages]:
-        from convnext.detection.coco import open_coco
+        from convnext.detection.open import open_objects
 
         if not recipe.data:
             raise ConvNextError(
-                "This recipe needs images with boxes and masks: give --data with a folder in COCO's layout "
-                "(`annotations/*.json` and the images)."
+                "This recipe needs images with boxes: give --data with a folder in COCO's layout (`annotations/*.json` and the "
+                "images), YOLO's (`data.yaml`), Pascal VOC's or LabelMe's."
             )
-        return open_coco(recipe.data, recipe.val_share, recipe.seed)
+        return open_objects(recipe.data, recipe.val_share, recipe.seed, recipe.read)
 
     def open_split(self, recipe: Recipe, split: str) -> CocoImages:
-        from convnext.detection.coco import open_coco_split
+        from convnext.detection.open import open_objects_split
 
         if split == "all":
             return super().open_split(recipe, split)
-        return open_coco_split(recipe.data, "train" if split == "train" else "val", recipe.val_share, recipe.seed)
+        part = "train" if split == "train" else "val"
+        return open_objects_split(recipe.data, part, recipe.val_share, recipe.seed, recipe.read)
 
     def open_foreign(self, recipe: Recipe, loaded: Loaded) -> CocoImages:
         images = self.open_split(recipe, "val")
@@ -148,12 +149,14 @@ class DetectionSpec(TaskSpec):
         return images
 
     def file(self, samples: CocoImages, i: int) -> Path:
-        return samples.folder / samples.name(i)
+        return samples.file(i)
 
     def recognises(self, data: str) -> bool:
-        from convnext.detection.coco import is_coco
+        from convnext.data.formats import find_format
+        from convnext.recipes.reading import Reading
 
-        return is_coco(data)
+        root = Path(data).expanduser()
+        return root.exists() and find_format(root, Reading()).objects
 
     def check_data(self, data: str, recipe: Recipe, out: Path) -> int:
         from convnext.detection.check_report import report_check

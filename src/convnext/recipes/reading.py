@@ -23,3 +23,7 @@ class Reading:
     """Column that says train, val or test."""
     separator: str | None = None
     """What stands between the labels of one image; given, images have any number of labels."""
+
+
+FOUND = Reading()
+"""Everything found out by looking."""

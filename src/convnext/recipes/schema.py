@@ -312,7 +312,8 @@ class Detection(ByEpochs, Dense):
     task: ClassVar[str] = "detection"
 
     data: str = ""
-    """Folder in COCO's layout: `annotations/*.json` and the images; or one JSON file beside the images of each part."""
+    """Folder in COCO's layout: `annotations/*.json` and the images; or one JSON file beside the images of each part; or
+    YOLO's, Pascal VOC's or LabelMe's (docs/own-data.md)."""
     epochs: int = 36
     """Passes over the training images; a remainder smaller than a batch is left out of each."""
     model: DenseModel = field(default_factory=DenseModel)

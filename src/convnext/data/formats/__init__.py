@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext.data.formats import folder, table
+from convnext.data.formats import coco, folder, labelme, table, voc, yolo
 from convnext.data.formats.content import Content
 from convnext.data.shards import is_shards
 from convnext.errors import ConvNextError, nearest
@@ -24,6 +24,7 @@ class Format:
         layout: the files in a few words.
         found: True if a folder or file is laid out so, going by names.
         read: reader; None where only the tasks read it.
+        objects: True if images have boxes, or polygons; as labels of whole images, the classes of their objects are taken.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Format:
     layout: str
     found: Callable[[Path], bool]
     read: Callable[[Path, Reading], Content] | None = None
+    objects: bool = False
 
 
 def _is_parquet(root: Path) -> bool:
@@ -38,9 +40,15 @@ def _is_parquet(root: Path) -> bool:
 
 
 FORMATS = (
+    Format("coco", "COCO", coco.LAYOUTS, coco.is_coco, coco.read_coco, True),
+    Format("yolo", "YOLO", "data.yaml, images/ and labels/", yolo.is_yolo, yolo.read_yolo, True),
     Format("parquet", "parquet", "train*.parquet with images and labels", _is_parquet),
     Format("shards", "WebDataset shards", "train*.tar of samples, such as 0017.jpg and 0017.cls", is_shards),
     Format("folder", "image folder", "a folder per class, alone or in train/ and val/", folder.is_class_folders),
+    Format(
+        "voc", "Pascal VOC", "Annotations/*.xml and JPEGImages/, or XML beside images", voc.is_voc, voc.read_voc, True
+    ),
+    Format("labelme", "LabelMe", "a JSON file beside each image", labelme.is_labelme, labelme.read_labelme, True),
     Format(
         "table",
         "table",

@@ -6,13 +6,18 @@ the order of their names, part by part, so that the same images are in the same 
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from convnext.data.conventions import TRAIN_NAMES, VAL_NAMES
 from convnext.data.images import ImageError, open_image, orientation
-from convnext.errors import ConvNextError
+from convnext.data.look import some
+from convnext.errors import ConvNextError, nearest
+
+CLASSES = "classes.txt"
 
 MAX_FILE = 2**30
 """Bytes of one file of labels: far above any real one, and below what would fill a machine's memory."""
@@ -136,6 +141,61 @@ def read_text(path: Path, most: int = MAX_FILE) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConvNextError(f"{path}, line {line}, is not UTF-8. Save the file as UTF-8.") from None
+
+
+def part_folders(root: Path) -> list[tuple[Path, str]]:
+    """The folders of a training and a validation part with their names, or the folder itself without such."""
+    train, val = (next((root / n for n in names if (root / n).is_dir()), None) for names in (TRAIN_NAMES, VAL_NAMES))
+    if not train and not val:
+        return [(root, "")]
+    found = [(train, "train" if val else ""), (val, "val")]
+    return [(folder, part) for folder, part in found if folder]
+
+
+def hull(polygons: list[list[float]]) -> tuple[float, float, float, float]:
+    """x y w h of the box around polygons x y x y .."""
+    xs = [x for polygon in polygons for x in polygon[::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def listed_classes(root: Path, names: Iterable[str]) -> list[str]:
+    """The order of the classes: that of a classes.txt in the folder, which may have more, else by name.
+
+    Raises:
+        ConvNextError: the list lacks one.
+    """
+    path, names = root / CLASSES, set(names)
+    if not path.is_file():
+        return natural(names)
+    listed = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if unknown := sorted(names - set(listed)):
+        raise ConvNextError(
+            f"{path} lacks the label {unknown[0]!r}.{nearest(unknown[0], listed)} Add it, or remove the file."
+        )
+    return listed
+
+
+def content_problems(content: Content) -> list[str]:
+    """What is odd in the data of any format: what its reader found, names that differ in case, labels that occur once."""
+    found = list(content.problems)
+    seen: dict[tuple[str, str], str] = {}
+    for item in content.items:
+        other = seen.setdefault((item.part, item.name.casefold()), item.name)
+        if other != item.name:
+            found.append(f"{other!r} and {item.name!r} differ in case alone: some file systems take them for one.")
+    labels = Counter(
+        label for item in content.items for label in [*item.labels, *(each.label for each in item.objects)]
+    )
+    if once := [name for label, name in enumerate(content.classes) if labels[label] == 1]:
+        found.append(f"These labels occur once, which may be a slip: {some(once)}.")
+    return found
+
+
+def said(problems: list[str], most: int = 10) -> list[str]:
+    """The first problems, and how many more there are."""
+    more = [f".. and {len(problems) - most:,} more such problems."] if len(problems) > most else []
+    return problems[:most] + more
 
 
 def natural(names: Iterable[str]) -> list[str]:

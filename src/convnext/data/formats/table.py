@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext.data.conventions import TRAIN_NAMES, VAL_NAMES
-from convnext.data.formats.content import Content, Item, inside, natural, read_text
+from convnext.data.formats.content import Content, Item, inside, listed_classes, read_text
 from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.reading import Reading
@@ -45,7 +45,6 @@ SPLIT_COLUMNS = ("split", "part", "subset", "set", "partition")
 SEPARATORS = ("|", ";")
 """What separates labels without being named; a comma may be part of a name."""
 BITS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
-CLASSES = "classes.txt"
 
 
 @dataclass
@@ -117,7 +116,7 @@ def read_tables(root: Path, reading: Reading) -> Content:
     texts = [_texts(table, column, reading) for table, column in zip(tables, columns, strict=True)]
     multi = wide or reading.separator is not None or any(isinstance(each, list) for cells in texts for each in cells)
     names = {name for cells in texts for each in cells for name in (each if isinstance(each, list) else [each])}
-    classes = several[0] if wide else _classes(root, names)
+    classes = several[0] if wide else listed_classes(root.parent if root.is_file() else root, names)
     label_of = {name: label for label, name in enumerate(classes)}
     items: dict[tuple[str, str], Item] = {}
     problems: list[str] = []
@@ -282,19 +281,6 @@ def _text(table: Table, line: int, value: Any, empty: bool = False) -> str:
     if value is None or value == "":
         raise ConvNextError(f"{table.where(line)} has no label. Add it, or leave the row out.")
     raise ConvNextError(f"{table.where(line)}: {value!r} is no label; it must be a name, or a list of names.")
-
-
-def _classes(root: Path, names: set[str]) -> list[str]:
-    """The order of the classes: that of a classes.txt beside the table, which may have more, else by name."""
-    path = (root.parent if root.is_file() else root) / CLASSES
-    if not path.is_file():
-        return natural(names)
-    listed = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if unknown := sorted(names - set(listed)):
-        raise ConvNextError(
-            f"{path} lacks the label {unknown[0]!r}.{nearest(unknown[0], listed)} Add it, or remove the file."
-        )
-    return listed
 
 
 def _part(table: Table, row: list[Any], columns: Columns, line: int) -> str:

@@ -14,6 +14,9 @@ from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 from convnext.extras import require
 
+SEGMENTATION = "segmentation"
+"""A key of annotations."""
+
 
 @dataclass
 class CocoFile:
@@ -47,7 +50,7 @@ class CocoFile:
             raise ConvNextError(
                 f"{path}: entry {flat[0]} in 'images' is {sizes[flat[0]].tolist()} pixels high and wide."
             )
-        has_segmentation = [bool(entry.get("segmentation")) for entry in annotations]
+        has_segmentation = [bool(entry.get(SEGMENTATION)) for entry in annotations]
         return cls(
             path=path,
             classes=[str(categories[k].get("name", category_ids[k])) for k in order],
@@ -62,7 +65,7 @@ class CocoFile:
             area=annotation("area", float, default=bbox[:, 2] * bbox[:, 3]),
             crowd=annotation("iscrowd", int, default=[0] * len(annotations)) > 0,
             segmentations=Texts(
-                json.dumps(entry["segmentation"], separators=(",", ":")).encode() if there else b""
+                json.dumps(entry[SEGMENTATION], separators=(",", ":")).encode() if there else b""
                 for entry, there in zip(annotations, has_segmentation, strict=True)
             ),
         )
