@@ -13,6 +13,7 @@ from convnext.errors import ConvNextError, nearest
 if TYPE_CHECKING:
     from convnext.console import Out
     from convnext.engine.loop import State
+    from convnext.recipes.plan import Plan
     from convnext.recipes.schema import Recipe
     from convnext.runtime.world import World
     from convnext.task.engine import DataTask
@@ -67,8 +68,10 @@ class TrainingRun:
         return load(self.folder, **options)
 
     def __str__(self) -> str:
-        best = self.best
-        score = f", best {best['score']:.2f} % ({best['weights']}, step {best['step']})" if "score" in best else ""
+        best, metric = self.best, self._summary().get("metric", "")
+        score = (
+            f", best {metric} {best['score']:.2f} ({best['weights']}, step {best['step']})" if "score" in best else ""
+        )
         return f"run of {self.name} in {self.folder}{score}"
 
     def __repr__(self) -> str:
@@ -174,10 +177,12 @@ def _run(
     from convnext.console import print_table, table
     from convnext.engine.loop import Run
     from convnext.layout import counted
+    from convnext.recipes.diff import flatten
     from convnext.recipes.plan import make_plan
     from convnext.runtime import run_folder
     from convnext.runtime.device import describe
     from convnext.runtime.precision import described, resolve_precision
+    from convnext.runtime.trackers import tracked
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)
@@ -201,6 +206,10 @@ def _run(
     if recipe.model.weights:
         world.on_main(lambda: _fetch(name, recipe))
     folder = world.on_main(lambda: out or run_folder.choose_folder(name, recipe))
+    if recipe.device_batch == "auto":
+        found = world.on_main(lambda: _batch_size(recipe, plan, folder, train_images, val_images, world))
+        recipe = replace(recipe, device_batch=found)
+        plan = make_plan(recipe, len(train_images), world.size)
     size = spec.geometry(recipe)[1]
     precision = described(resolve_precision(recipe.precision, world.device), world.device)
     if (published := recipe.published_precision) and precision != published:
@@ -240,7 +249,13 @@ def _run(
         console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
         return TrainingRun(folder, name, recipe, finished=True)
     task = spec.engine(recipe, plan, train_images, val_images, world, folder, console.print)
-    state = Run(task, recipe, plan, folder, world, console, on_record).fit()
+    with tracked(recipe.track if world.is_main else (), folder, flatten(recipe), console.print, on_record) as record:
+        state = Run(task, recipe, plan, folder, world, console, record).fit()
+    if state.step < plan.total_steps:
+        console.print(
+            f"Stopped after step {state.step:,} of {plan.total_steps:,}: {recipe.patience} evaluations in a row were not better "
+            f"than the best {task.metric} so far (--patience)."
+        )
     if world.is_main:
         _finish(folder, state, task, console)
     return TrainingRun(folder, name, recipe, finished=True)
@@ -252,6 +267,20 @@ def _evaluated(recipe: Recipe, images: Any) -> str:
         return "none held out, so no evaluation"
     elsewhere = [place for field in recipe.places[1:] if (place := getattr(recipe, field))]
     return f"{len(images):,} " + (f"of {elsewhere[0]} to evaluate on" if elsewhere else "held out")
+
+
+def _batch_size(recipe: Recipe, plan: Plan, folder: Path, train_images: Any, val_images: Any, world: World) -> int:
+    """The images per forward pass for `--device-batch auto`: those of the run in the folder, or as many as fit."""
+    from convnext import tasks
+    from convnext.runtime.names import CONFIG
+    from convnext.runtime.run_folder import read_config
+    from convnext.task.batch_size import largest_batch
+
+    if (folder / CONFIG).exists() and isinstance(there := read_config(folder)[1].device_batch, int):
+        return there
+    alone = replace(world, rank=0, size=1)
+    task = tasks.of_recipe(recipe).engine(recipe, plan, train_images, val_images, alone, folder, lambda *_, **__: None)
+    return largest_batch(task, plan)
 
 
 def changed_files(spec: Any, images: Any, folder: Path) -> list[Path]:
@@ -302,7 +331,13 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
 
     evaluations = [record for record in read_lines(folder / METRICS) if record["kind"] == "eval"]
     last = evaluations[-1] if evaluations else {}
-    summary = {"final": last, "best": state.best, "steps": state.step, "skipped_steps": state.skipped}
+    summary = {
+        "final": last,
+        "best": state.best,
+        "metric": task.metric,
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+    }
     replace_text(folder / SUMMARY, to_json(summary, indent=2) + "\n")
     draw_curves(folder)
     labels = {"raw": "final weights", "ema": "their moving average (EMA)"}
@@ -323,11 +358,12 @@ def _finish(folder: Path, state: State, task: DataTask, console: Out) -> None:
     header = (f"on {held_out:,} held-out images, {task.precision}", "file", *(title for _, title, _ in columns))
     print_table(console, table(header, rows, left=2))
     if best := state.best:
+        _, title, digits = next(column for column in task.columns if column[0] == task.metric)
         console.print(
-            f"Best: {columns[0][1].removesuffix(' %')} {best['score']:.{columns[0][2]}f} ({labels[best['weights']]}, step "
+            f"Best: {title.removesuffix(' %')} {best['score']:.{digits}f} ({labels[best['weights']]}, step "
             f"{best['step']}) in {RUN_FILES['best']}. Curves: {folder / CURVES}"
         )
-        if task.counted and (between := interval(best["score"], held_out)):
+        if task.counted and task.metric == columns[0][0] and (between := interval(best["score"], held_out)):
             console.print(
                 f"It was chosen on the same {held_out:,} images that it is measured on, so it is a little too high; with 95 % "
                 f"confidence it is {between} %."

@@ -37,9 +37,17 @@ class Result:
         """Percent."""
         return 100.0 * float(self.correct5.sum() / self.count.sum())
 
+    @property
+    def balanced(self) -> float:
+        """Percent: the mean over the classes, where there are images, of each class's top-1; called macro or balanced
+        accuracy, and the same as top-1 where all classes have as many images."""
+        seen = self.count > 0
+        return 100.0 * float((self.correct1[seen] / self.count[seen]).mean())
+
     def metrics(self) -> dict[str, float]:
         """Without top-5 of five classes or fewer, which is always right."""
-        return {"loss": self.loss, "top1": self.top1} | ({"top5": self.top5} if len(self.count) > 5 else {})
+        top5 = {"top5": self.top5} if len(self.count) > 5 else {}
+        return {"loss": self.loss, "top1": self.top1, **top5, "balanced": self.balanced}
 
 
 class Tally:

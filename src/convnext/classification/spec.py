@@ -302,7 +302,10 @@ def evaluation(
     loaded, result = models[first], results[first]
     images, k = int(result.count.sum()), len(loaded.classes)
     top5 = k > 5  # among five classes or fewer it is always right
-    columns = ("weights", "file", "top-1 %", "95 % interval", *(("top-5 %",) if top5 else ()), "loss")
+    seen = [i for i in range(k) if result.count[i]]
+    uneven = len({int(result.count[i]) for i in seen}) > 1  # else it is the top-1
+    more = (*(("top-5 %",) if top5 else ()), *(("balanced %",) if uneven else ()))
+    columns = ("weights", "file", "top-1 %", "95 % interval", *more, "loss")
     rows = [
         (
             which,
@@ -310,6 +313,7 @@ def evaluation(
             f"{r.top1:.3f}",
             interval(r.top1, images),
             *((f"{r.top5:.3f}",) if top5 else ()),
+            *((f"{r.balanced:.3f}",) if uneven else ()),
             f"{r.loss:.4f}",
         )
         for which, r in results.items()
@@ -318,7 +322,6 @@ def evaluation(
     if limited:
         title += f", among the data's {k:,} classes"
     tables = [Table(columns, rows, title, left=2, spare=("loss", "file"))]
-    seen = [i for i in range(k) if result.count[i]]
     if len(seen) > 1:
         worst = sorted(seen, key=lambda i: result.correct1[i] / result.count[i])[:SHOWN]
         rows = [

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ from convnext.classification.evaluate import evaluate
 from convnext.classification.mixup import make_mixup
 from convnext.classification.open import fingerprint
 from convnext.classification.transforms import Preprocess, eval_transform
+from convnext.classification.weights import class_weights
+from convnext.data.balance import POWERS, Resampled
 from convnext.data.loader import Batch, EvalSamples, eval_loader
 from convnext.errors import ConvNextError
 from convnext.models import build, options
@@ -27,7 +31,7 @@ from convnext.weights.load import load_weights
 
 class ClassificationTask(DataTask):
     metric = "top1"
-    columns = (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("loss", "loss", 4))
+    columns = (("top1", "top-1 %", 2), ("top5", "top-5 %", 2), ("balanced", "balanced %", 2), ("loss", "loss", 4))
     counted = True
     split_fields = ("data", "val", "val_share", "seed", "read", "upright")
     collate = staticmethod(collate_augmented)
@@ -50,6 +54,13 @@ class ClassificationTask(DataTask):
         self.recipe = recipe
         self.preprocess = Preprocess.for_size(recipe.image_size)
         self.classes = list(train.classes)
+        self.weights = None
+        if recipe.class_weights:
+            counts = np.bincount(train.labels, minlength=len(self.classes))
+            weights = class_weights(recipe.class_weights, counts, self.classes)
+            self.weights = torch.from_numpy(weights).to(world.device)
+        if recipe.sampling != "natural":
+            self.resampled = Resampled(train.labels, POWERS[recipe.sampling])
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
@@ -84,11 +95,16 @@ class ClassificationTask(DataTask):
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(batch.targets, Tensor)  # labels (B,)
+        images, targets, smoothing = batch.images, batch.targets, self.recipe.augment.label_smoothing
         if self.mixup:
-            images, targets = self.mixup(batch.images, batch.targets)
-            return {"loss": F.cross_entropy(model(images), targets)}
-        logits = model(batch.images)
-        return {"loss": F.cross_entropy(logits, batch.targets, label_smoothing=self.recipe.augment.label_smoothing)}
+            images, targets = self.mixup(images, targets)
+            smoothing = 0.0  # it is in the targets
+        logits = model(images)
+        if self.weights is None:
+            return {"loss": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
+        # over the number of images, not over the sum of their weights, so that micro-batches and processes add up
+        total = F.cross_entropy(logits, targets, self.weights, reduction="sum", label_smoothing=smoothing)
+        return {"loss": total / len(targets)}
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

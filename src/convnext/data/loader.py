@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from convnext.data.images import ImageError
 from convnext.data.pixels import pad_to_multiple
 from convnext.data.regions import RegionTransform
-from convnext.data.sampler import TrainBatches
+from convnext.data.sampler import Key, TrainBatches
 from convnext.seeding import derive, seed_cpu
 
 Targets = Tensor | list[dict[str, Tensor]]
@@ -86,7 +86,7 @@ class ImageOnly:
 
 @dataclass
 class TrainSamples(Dataset):
-    """Samples by key (epoch, index), each augmented as a pure function of (seed, epoch, index).
+    """Samples by key (epoch, index, ..), each augmented as a pure function of the seed and its key.
 
     An unreadable image is replaced by another one, chosen by the same rule, and reported with the batch. A `RegionTransform`
     leaves the targets as they are, and of the images sees only the part that it asks for (`samples.region`).
@@ -96,8 +96,8 @@ class TrainSamples(Dataset):
     transform: Callable[[Image, Any], tuple[Any, Any]] | RegionTransform
     seed: int
 
-    def __getitem__(self, key: tuple[int, int]):
-        _, index = key
+    def __getitem__(self, key: Key):
+        index = key[1]
         unreadable = []
         for attempt in range(20):
             try:
@@ -107,7 +107,7 @@ class TrainSamples(Dataset):
                 index = derive(self.seed, "substitute", *key, attempt) % len(self.samples)
         raise ImageError(f"20 images in a row could not be read; the last: {unreadable[-1]}")
 
-    def _augmented(self, key: tuple[int, int], index: int) -> tuple[Any, Any]:
+    def _augmented(self, key: Key, index: int) -> tuple[Any, Any]:
         if isinstance(self.transform, RegionTransform):
             target = self.samples.target(index)
             seed_cpu(self.seed, "sample", *key)

@@ -5,24 +5,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convnext.data.balance import Resampled
 from convnext.seeding import derive
 
+Key = tuple[int, ...]
+"""(epoch, index), or (epoch, index, n) of the n-th repetition of an image in an epoch, which has an augmentation of its own."""
 
-def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(samples), (samples,) int64."""
-    return np.random.default_rng(derive(seed, "order", epoch)).permutation(samples)
+
+def epoch_order(samples: int, seed: int, epoch: int, resampled: Resampled | None = None) -> np.ndarray:
+    """A permutation of range(samples), or the draws of `resampled`; (samples,) int64."""
+    generator = np.random.default_rng(derive(seed, "order", epoch))
+    return generator.permutation(samples) if resampled is None else resampled.draw(generator)
+
+
+def repetitions(order: np.ndarray) -> np.ndarray:
+    """(N,) int64: how often each element of `order` stands before its place."""
+    by_image = np.argsort(order, kind="stable")
+    new = np.diff(order[by_image], prepend=-1) != 0
+    places = np.arange(len(order))
+    again = np.empty_like(places)
+    again[by_image] = places - np.maximum.accumulate(np.where(new, places, 0))
+    return again
 
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """Keys (epoch, index) of every micro-batch of one rank, from optimizer step `start` to the end of the run.
+    """Keys of the images of every micro-batch of one rank, from optimizer step `start` to the end of the run.
 
     One stream over all epochs: loader workers live as long as the run, and prefetch across epoch boundaries. Batch s of
     an epoch is the same set of images whatever the number of ranks and of accumulation steps. The remainder that does
     not fill a batch is left out, another one in each epoch.
 
     `sort_by` (samples,), if given, orders the images inside each batch, so that a micro-batch holds like ones (images of
-    one aspect need little padding); which images make a batch does not depend on it.
+    one aspect need little padding); which images make a batch does not depend on it. `resampled` draws the images of an
+    epoch with repetitions.
     """
 
     samples: int
@@ -34,22 +50,29 @@ class TrainBatches:
     rank: int = 0
     world: int = 1
     sort_by: np.ndarray | None = None
+    resampled: Resampled | None = None
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = self.samples // self.total_batch
         device_batch = self.total_batch // (self.accumulation * self.world)
         share = device_batch * self.accumulation
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        epoch, order, again = -1, np.empty(0, dtype=np.int64), None
         for step in range(self.start, self.total_steps):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = epoch_order(self.samples, self.seed, epoch)  # no list, which takes four times the memory
+                order = epoch_order(self.samples, self.seed, epoch, self.resampled)  # no list: four times the memory
+                again = None if self.resampled is None else repetitions(order)
             first = step % per_epoch * self.total_batch
-            batch = order[first : first + self.total_batch]
+            batch = np.arange(first, first + self.total_batch)  # places in the order
             if self.sort_by is not None:
-                batch = batch[np.argsort(self.sort_by[batch], kind="stable")]
+                batch = batch[np.argsort(self.sort_by[order[batch]], kind="stable")]
             for begin in range(self.rank * share, (self.rank + 1) * share, device_batch):
-                yield [(epoch, i) for i in batch[begin : begin + device_batch].tolist()]
+                places = batch[begin : begin + device_batch]
+                if again is None:
+                    yield [(epoch, i) for i in order[places].tolist()]
+                else:
+                    pairs = zip(order[places].tolist(), again[places].tolist(), strict=True)
+                    yield [(epoch, i, n) if n else (epoch, i) for i, n in pairs]
 
     def __len__(self) -> int:
         return (self.total_steps - self.start) * self.accumulation

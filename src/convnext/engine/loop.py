@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from convnext.engine import checkpoint, optim
 from convnext.engine.ema import MovingAverage
+from convnext.engine.freeze import freeze
 from convnext.engine.meter import Meter
 from convnext.engine.recorder import Recorder
 from convnext.engine.schedule import learning_rate
+from convnext.engine.sound import is_sound
 from convnext.engine.step import Step
 from convnext.engine.waiting import advice
 from convnext.errors import ConvNextError
@@ -36,7 +38,7 @@ class Task(Protocol):
     """The interface of a task to the engine: model, data, losses, evaluation and the writing of weights."""
 
     model: nn.Module
-    metric: ClassVar[str]  # the evaluation metric by which the best weights are chosen; higher is better
+    metric: str  # the evaluation metric by which the best weights are chosen; higher is better, but for "loss"
     fingerprint: str  # of the training data: a resumed run must see the same
 
     @property
@@ -76,6 +78,7 @@ class State:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: dict | None = None  # {"score", "weights": "raw" | "ema", "step"}; no score where nothing was evaluated
+    without_gain: int = 0  # evaluations in a row without a new best, of those that count for `patience`
     window: list = field(default_factory=list)  # {loss.., grad_norm, skipped} of the steps since the last record
 
 
@@ -100,11 +103,12 @@ class Run:
         self.task, self.recipe, self.plan, self.folder, self.world, self.console = (
             task, recipe, plan, folder, world, console,
         )  # fmt: skip
+        frozen = freeze(task.model, recipe.freeze)
         self.optimizer = optim.make_optimizer(task.model, recipe.optim, recipe.decay_rule)
         self.ema = MovingAverage(task.model, plan.ema_decay) if plan.ema_decay else None
         precision = resolve_precision(recipe.precision, world.device)
         self.take_step = Step(
-            task.model, task.losses, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema
+            task.model, task.losses, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema, frozen
         )  # fmt: skip
         self.state = State()
         self._restore()
@@ -136,7 +140,7 @@ class Run:
                 while True:
                     if self._evaluation_due():
                         self._evaluate()
-                    if state.step == plan.total_steps:
+                    if state.step == plan.total_steps or state.without_gain >= (self.recipe.patience or math.inf):
                         break
                     self._one_step(batches)
                     self._after_step()
@@ -230,7 +234,7 @@ class Run:
         state.evaluated = state.step
         scores = {label: found[self.task.metric] for label, found in results.items()}
         sound = {
-            label: x for label, x in scores.items() if math.isfinite(x) and _is_sound(models[label], results[label])
+            label: x for label, x in scores.items() if math.isfinite(x) and is_sound(models[label], results[label])
         }
         if self.recorder:
             metrics = {f"{label}/{name}": value for label, found in results.items() for name, value in found.items()}
@@ -241,11 +245,15 @@ class Run:
             )
             epoch = state.step / self.plan.steps_per_epoch
             self.recorder.record("eval", state.step, epoch, metrics, note=note if broken else "")
-        best = max(sound, key=lambda label: sound[label], default=None)
-        if best is not None and (state.best is None or not sound[best] <= state.best["score"]):
+        sign = -1.0 if self.task.metric == "loss" else 1.0
+        best = max(sound, key=lambda label: sign * sound[label], default=None)
+        if best is not None and (state.best is None or not sign * sound[best] <= sign * state.best["score"]):
             state.best = {"score": sound[best], "weights": best, "step": state.step}
+            state.without_gain = 0
             if self.world.is_main:
                 self._save_weights(best, RUN_FILES["best"], sound[best])
+        elif state.step > self.plan.schedule.warmup_steps and self._lr(state.step) <= self.plan.schedule.lr / 2:
+            state.without_gain += 1
         self.save()
         self._meter.pause(time.monotonic() - began)
 
@@ -387,9 +395,3 @@ class Run:
                 f"{'; '.join(changes)}: the order of the images stays the same, the results no longer to the last bit.",
                 style="yellow",
             )
-
-
-def _is_sound(model: nn.Module, metrics: dict[str, float]) -> bool:
-    """True if all weights and the loss, where there is one, are finite: else a classifier still has some accuracy."""
-    floats = [value for value in model.state_dict().values() if value.is_floating_point()]
-    return math.isfinite(metrics.get("loss", 0.0)) and bool(torch.stack([v.isfinite().all() for v in floats]).all())

@@ -1,6 +1,6 @@
 """One optimizer step: forward and backward over the micro-batches, clipping, and a skip decided on the device."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -41,8 +41,9 @@ class Step:
 
     `loss(model, batch)` gives the losses by name; their sum is what is minimised. `names` are theirs after the first step.
 
-    A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters,
-    moments, step count and EMA stay as they are. Each micro-batch starts from generators seeded with (keys, micro, rank).
+    A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters, moments,
+    step count and EMA stay as they are. Modules in `frozen` compute as in evaluation. Each micro-batch starts from generators
+    seeded with (keys, micro, rank).
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Step:
         precision: str = "fp32",
         clip_grad: float | None = None,
         ema: MovingAverage | None = None,
+        frozen: Sequence[nn.Module] = (),
     ):
+        self.frozen = frozen
         self.model, self.loss, self.optimizer, self.world, self.ema = model, loss, optimizer, world, ema
         self.precision = precision
         self.clip_grad = clip_grad
@@ -65,6 +68,8 @@ class Step:
         self.forward_model = self.parallel or model
 
     def __call__(self, batches: Iterable, accumulation: int, keys: tuple) -> Tensor:
+        for part in self.frozen:  # an evaluation puts the whole model back into training mode
+            part.eval()
         losses = torch.zeros((), device=self.world.device)
         for micro, batch in enumerate(batches):
             last = micro == accumulation - 1

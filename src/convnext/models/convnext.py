@@ -134,6 +134,11 @@ class ConvNeXt(Deployable):
         """Input pixels per feature-map pixel."""
         return {f"stage{i}": self.stem_stride * 2**i for i in range(len(self.dims))}
 
+    @property
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """The modules of each stage with what stands before it: the stem, or the downsampling."""
+        return [list(parts) for parts in zip(self.downsample_layers, self.stages, strict=True)]
+
     def layer_decay_ids(self, rule: str = "layer") -> tuple[dict[str, int], int]:
         """The depth id of every parameter, and the largest id: its learning rate is scaled by decay^(largest - id).
 

@@ -89,6 +89,11 @@ class IsotropicConvNeXt(Deployable):
         """Input pixels per feature-map pixel."""
         return {"stage0": PATCH}
 
+    @property
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """The only stage."""
+        return [[self.stem, self.blocks]]
+
     def layer_decay_ids(self, rule: str = "layer") -> tuple[dict[str, int], int]:
         """The depth id of every parameter, and the largest id: its learning rate is scaled by decay^(largest - id).
 

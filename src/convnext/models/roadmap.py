@@ -221,6 +221,11 @@ class RoadmapNet(nn.Module):
         """Input pixels per feature-map pixel."""
         return {f"stage{i}": self.stem_stride * 2**i for i in range(4)}
 
+    @property
+    def stage_parts(self) -> list[list[nn.Module]]:
+        """The modules of each stage; the stem belongs to the first."""
+        return [[stage] if i else [self.stem, stage] for i, stage in enumerate(self.stages)]
+
     def stage_outputs(self, x: Tensor):
         """Yield the output of every stage, (B, C, H/stride, W/stride), from an image (B, in_chans, H, W)."""
         check_image(x, self.in_chans, 8 * self.stem_stride)

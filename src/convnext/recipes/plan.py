@@ -78,14 +78,16 @@ def _steps(number: float) -> str:
 
 
 def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:
-    """Work out the run of `recipe` on `samples` training images and `devices` processes.
+    """Work out the run of `recipe` on `samples` training images and `devices` processes; a `device_batch` of "auto" is a
+    device's whole share of the total batch.
 
     Raises:
         ConvNextError: the batch sizes do not divide, the dataset is smaller than a batch, or a number is out of range.
     """
     check_ranges(recipe)
     total = recipe.total_batch
-    device_batch = _device_batch(total, recipe.device_batch, devices)
+    wanted = total if recipe.device_batch == "auto" else recipe.device_batch
+    device_batch = _device_batch(total, wanted, devices)
     if samples < total:
         raise ConvNextError(
             f"The training set has {samples} images, fewer than one batch of {total}. Choose a smaller batch, such as "

@@ -83,7 +83,7 @@ def check_ranges(instance: Any, prefix: str = "--") -> None:
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConvNextError(f"{option} is {_shown(value)}; it must be finite.")
         bounds = range_of(type(instance), each.name)
-        if bounds and value is not None and not bounds.holds(value):
+        if bounds and value is not None and not isinstance(value, str) and not bounds.holds(value):
             every = "every number of it" if isinstance(value, tuple | list) else "it"
             raise ConvNextError(f"{option} is {_shown(value)}; {every} must be {bounds}.")
 

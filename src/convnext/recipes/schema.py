@@ -195,8 +195,9 @@ class Recipe:
     0: train on everything and evaluate never; the best weights are then the last."""
     total_batch: int = ranged(4096, at_least=1, at_most=MAX_BATCH)
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
-    device_batch: int = ranged(128, at_least=1, at_most=MAX_BATCH)
-    """Images per forward pass and device; accumulation follows from it."""
+    device_batch: int | Literal["auto"] = ranged(128, at_least=1, at_most=MAX_BATCH)
+    """Images per forward pass and device; accumulation follows from it. auto: as many as the memory takes, found before the
+    run and written into its config."""
     seed: int = 0
     """Seed of every random choice: held-out images, initial weights, order, augmentation, drop-path."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -207,6 +208,18 @@ class Recipe:
     """Start from random weights, whatever the recipe names. The paper's fine-tuning recipes refuse to without this."""
     compile: bool = False
     """Compile the model with torch.compile (slower start, faster steps)."""
+    best_by: str | None = None
+    """Metric of the held-out images by which the best weights are chosen; None: the task's own (top1, mask_ap, miou). `loss`
+    counts downwards, all others upwards."""
+    patience: int | None = ranged(None, at_least=1)
+    """Stop after so many evaluations in a row without a better result; None: train to the end. Only evaluations at half the peak
+    learning rate or less count: before that, a flat curve says nothing about what a falling rate will bring."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Experiment trackers that get the metrics as well (extra `track`); none of them can stop or slow the run. TensorBoard's
+    events are always written."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as they are: `backbone`, which leaves the output layers to be trained, or `stages 0 1` of its four. They
+    compute as in evaluation, without drop-path."""
     max_corrupt_share: float = ranged(0.01, **SHARE)
     """Share of unreadable training images at which the run stops; below it they are logged and replaced."""
     max_nonfinite: int = ranged(10, at_least=1)
@@ -289,6 +302,12 @@ class Classification(ByEpochs, Recipe):
     """Turn images as their EXIF orientation says; the reference does not, and neither do the paper's recipes."""
     image_size: int = ranged(224, **SIDE)
     """Side of the square input in pixels."""
+    class_weights: str | None = None
+    """Weights of the classes in the loss: `balanced` (inverse to their sizes), `inverse-sqrt`, or a JSON file of names and
+    weights. Their mean over the training images is made 1."""
+    sampling: Literal["natural", "balanced", "sqrt"] = "natural"
+    """Images of an epoch: each once; or as many of every class; or of each class in proportion to the square root of its size,
+    rare ones repeated with other augmentation."""
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     optim: AdamW = field(default_factory=Optim)
@@ -300,7 +319,7 @@ class Dense(Recipe):
 
     total_batch: int = 16
     """Images per optimizer step over all devices: device_batch x devices x accumulation."""
-    device_batch: int = 2
+    device_batch: int | Literal["auto"] = 2
     """Images per forward pass and device; accumulation follows from it."""
     ema: Ema = field(default_factory=lambda: Ema(decay=None))
 

@@ -55,6 +55,20 @@ RECIPES = {
         optim=Optim(lr=2e-4, weight_decay=1e-8, warmup_epochs=None, warmup_share=0.05, layer_decay=0.8),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
+    "small/linear-probe": Classification(
+        source="ours: a new classifier on frozen pre-trained features, from 100 images on; minutes on a CPU",
+        image_size=224,
+        epochs=20,
+        total_batch=64,
+        device_batch=64,
+        model=Model("convnext_tiny", drop_path_rate=0.0, head_init_scale=0.001),
+        augment=Augment(
+            crop_scale=(0.35, 1.0), rand_augment=None, random_erasing=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0
+        ),
+        optim=Optim(lr=2e-3, weight_decay=0.0, warmup_epochs=None, warmup_share=0.05),
+        ema=Ema(decay=None, half_life_share=0.01),
+        freeze=("backbone",),
+    ),
     "small/detect": Detection(
         source="ours: from the released COCO detector, a few hundred to some ten thousand images",
         epochs=24,

@@ -21,7 +21,7 @@ from convnext.recipes.schema import Recipe
 from convnext.runtime.names import CHECKPOINTS, CONFIG, ENVIRONMENT, LOCK, METRICS, SUMMARY
 
 # the data has its own check: a fingerprint in the checkpoint; of the device's batch a line says that it changes the last bits
-NOT_THE_RESULT = ("runtime.", "source", "data", "read.", "published_precision", "device_batch")
+NOT_THE_RESULT = ("runtime.", "source", "data", "read.", "published_precision", "device_batch", "track")
 
 
 def claim(folder: Path, name: str, recipe: Recipe) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convnext.data.balance import Resampled
 from convnext.data.device import ToDevice
 from convnext.data.loader import Batch, TrainSamples, collate, default_workers, train_loader
 from convnext.data.regions import RegionTransform
 from convnext.data.sampler import TrainBatches
-from convnext.errors import ConvNextError
+from convnext.errors import ConvNextError, nearest
 from convnext.files import replace_text
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import DenseModel, Recipe
@@ -34,20 +35,22 @@ class DataTask(ABC):
     """A `convnext.engine.loop.Task` on a dataset. Subclasses build `model` and define the transform, losses and evaluation.
 
     Attributes:
-        metric: the evaluation metric that "best" is about; higher is better.
+        metric: the evaluation metric that "best" is about: the class's, or the recipe's `best_by`.
         columns: (metric, title, digits) of the table at the end of a run.
         counted: True if the metric is a share of the images, which has a confidence interval.
         split_fields: fields of the recipe that decide which images are held out; saved with the weights.
+        resampled: draws of an epoch, where it is not every image once.
         preprocess: preprocessing of an image in evaluation; saved with the weights.
         classes: names in the order of the model's outputs.
     """
 
-    metric: ClassVar[str]
+    metric: str
     columns: ClassVar[tuple[tuple[str, str, int], ...]]
     counted: ClassVar[bool] = False
     split_fields: ClassVar[tuple[str, ...]] = ("data", "val_share", "seed", "read")
     collate: Callable[[list], Batch] = staticmethod(collate)
     sort_by: np.ndarray | None = None
+    resampled: Resampled | None = None
     model: nn.Module
     preprocess: Any
     classes: list[str]
@@ -67,6 +70,8 @@ class DataTask(ABC):
         `say(text, style=...)` prints a line."""
         self.plan, self.train, self.val, self.world, self.say = plan, train, val, world, say
         self._recipe = recipe
+        if recipe.best_by is not None:
+            self.metric = self._named_metric(recipe.best_by)
         self.fingerprint = fingerprint
         self.precision = resolve_precision(recipe.precision, world.device)
         workers = recipe.runtime.workers
@@ -91,6 +96,14 @@ class DataTask(ABC):
     ) -> dict[str, dict[str, float]]:
         """Metrics of each model over the validation images; raises Interrupted when `interrupted()`."""
 
+    def _named_metric(self, name: str) -> str:
+        known = [column for column, *_ in self.columns]
+        if name not in known:
+            raise ConvNextError(
+                f"There is no metric {name!r}.{nearest(name, known)} --best-by can be: {', '.join(known)}."
+            )
+        return name
+
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Named losses whose sum is trained on; a dense model computes its own from the targets."""
         return model(batch.images, batch.targets)
@@ -104,7 +117,7 @@ class DataTask(ABC):
         samples = TrainSamples(self.train, self.train_transform(), self._recipe.seed)
         order = TrainBatches(
             len(self.train), self._recipe.seed, plan.total_batch, plan.accumulation, plan.total_steps, start, world.rank,
-            world.size, self.sort_by,
+            world.size, self.sort_by, self.resampled,
         )  # fmt: skip
         to_device = ToDevice(world.device, self.finish)
         for batch in train_loader(samples, order, self.workers, self.pin, self.collate):
