@@ -189,14 +189,14 @@ def test_checking_data(shapes, labelled, tmp_path, capsys):
     [
         (["train", "coco/mask-rcnn-tiny"], "--data with a folder in COCO's layout"),
         (["train", "ade20k/upernet-tiny"], "--data with a folder in ADE20K's layout"),
-        (["train", *DETECTION, "--data", "{labelled}"], "annotations"),
+        (["train", *DETECTION, "--data", "{labelled}"], "which has no boxes"),
         (["train", *SEGMENTATION, "--data", "{shapes}"], "must hold images/"),
         (
             ["train", *DETECTION, "--data", "{shapes}", "--model.name", "mask_rcnn_convnext_tinny"],
             "mask_rcnn_convnext_tiny",
         ),
         (["train", *DETECTION, "--data", "{shapes}", "--augment.short-sides", "0"], "short-sides"),
-        (["evaluate", "{detector}", "--data", "{labelled}"], "annotations"),
+        (["evaluate", "{detector}", "--data", "{labelled}"], "which has no boxes"),
         (["evaluate"], "Name a model"),
         (["predict", "{detector}", "{shapes}/nothing/*.jpg"], "nothing there"),
     ],

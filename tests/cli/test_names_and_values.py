@@ -40,7 +40,7 @@ WRONG = {
     "--tolerance -1,--agreement 101",
     "train quickstart --dry-run": "--image-size 0,--image-size 65536,--total-batch -1,--runtime.workers -1,--optim.betas 1 1,"
     "--optim.eps nan,"
-    "--augment.crop-scale -1 2,--epochs 0,--optim.lr nan,--val-share 0",
+    "--augment.crop-scale -1 2,--epochs 0,--optim.lr nan,--val-share -1",
 }  # fmt: skip
 
 

@@ -262,7 +262,7 @@ def test_detections_of_other_images(data, noisy):
 def test_without_the_extra(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     model = Planted(data, 0)
-    with pytest.raises(ConvNextError, match=r"faster_coco_eval.*convnext\[detection\]"):
+    with pytest.raises(ConvNextError, match=r"faster_coco_eval.*--extra detection"):
         evaluate({"raw": model}, data, PRE, WORLD, reference=False)
     assert not model.calls
 

@@ -203,7 +203,7 @@ def test_wrong_layer_decay_rule_is_named():
 def test_names_are_of_all_families_and_unique():
     names = models.names()
     assert {"convnext_atto", "convnext_xlarge", "convnext_isotropic_large", "roadmap_resnet50_resnet"} < set(names)
-    assert len(names) == len(set(names)) == 9 + 3 + 32
+    assert len(names) == len(set(names)) == 9 + 3 + 32 + 3  # ConvNeXt, isotropic, roadmap, ablations
 
 
 def test_build_records_what_was_asked_for():

@@ -44,8 +44,9 @@ class Evaluate:
     """Processes that load data; by default as in training."""
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
-    precision: Precision = "fp32"
-    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""
+    precision: Precision | None = None
+    """Precision of the arithmetic, by default fp32; an exported file has its own. auto: bf16 on a GPU that has it, fp16 on
+    an older one, fp32 elsewhere."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
     verify: bool = True
@@ -76,7 +77,7 @@ def run(argv: list[str]) -> int:
                 split=arguments.split,
                 batch=arguments.batch,
                 workers=arguments.workers,
-                precision=arguments.precision,
+                precision=arguments.precision or "fp32",
                 world=world,
                 progress=progress,
                 **options,
@@ -99,7 +100,13 @@ def _open(arguments: Any, world: Any) -> dict:
 
     name = world.on_main(lambda: located(arguments.model))
     wanted = None if arguments.weights == "all" else [arguments.weights]
-    options = (str(world.device), arguments.precision, arguments.image_size, arguments.trust, arguments.verify)
+    options = (
+        str(world.device),
+        arguments.precision or "auto",
+        arguments.image_size,
+        arguments.trust,
+        arguments.verify,
+    )
     names: dict[object, list[str]] = {}
     models = load_weights_of(name, wanted, *options)
     for which, model in models.items():
