@@ -43,7 +43,7 @@ def generated(count: int, width: int, height: int, seed: int = 0) -> list[bytes]
 
 
 def works(files: Sequence[bytes], pre: Preprocess, augment: Augment) -> dict[str, Work]:
-    """What is measured, by name; each takes the encoded images.
+    """Measured functions by name; each takes the encoded images.
 
     `ours ..: part` are parts of `ours, training`, with what comes before them done already.
     """

@@ -1,4 +1,4 @@
-"""What the live models and recipes come to for each row of the paper's tables: counts, settings, stages, blocks.
+"""Counts of the live models and recipes for each row of the paper's tables: counts, settings, stages, blocks.
 
 Everything is JSON: `{table: {row: {column: value}}}`, `settings`, `stages` and `blocks`. Nothing is computed, models are
 built on the meta device; a few tens of seconds in all.

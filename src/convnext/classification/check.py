@@ -56,9 +56,9 @@ class CheckReport:
     max_corrupt_share: float
     """Share of unreadable training images at which a training stops."""
     format: str = ""
-    """What the data was read as."""
+    """Format that the data was read as."""
     problems: Sequence[str] = ()
-    """What the reader of the format found odd, a sentence each."""
+    """Oddities that the reader of the format found, a sentence each."""
     multi_label: bool = False
     """True if images can have any number of labels."""
 

@@ -34,7 +34,7 @@ def is_shards(root: Path) -> bool:
 
 @dataclass
 class Index:
-    """What a shard holds, as views of its memory-mapped index file.
+    """Contents of a shard, as views of its memory-mapped index file.
 
     Attributes:
         offset, length: of each image in the tar, in bytes; label: of each; name_end: ends of their names in `names`.

@@ -79,7 +79,7 @@ class CocoReport:
     """Readable images by Pillow's mode before the conversion to RGB."""
     max_corrupt_share: float
     problems: list[str] = field(default_factory=list)
-    """What the reader of another format than COCO's found, a sentence each."""
+    """Oddities that the reader of another format than COCO's found, a sentence each."""
     format: str = "COCO"
 
     @property

@@ -32,7 +32,7 @@ def find(data: str, reading: Reading) -> tuple[Path, Format]:
 
 
 def read(root: Path, found: Format, reading: Reading) -> Content | None:
-    """What a format says; None for COCO's, which is read as columns, and says what is missing where nothing was found."""
+    """Contents as a format tells them; None for COCO's, read as columns, which says what is missing where nothing was found."""
     if found.name == "coco" or not found.objects or found.read is None:
         return None
     return found.read(root, reading)

@@ -16,7 +16,7 @@ from convnext.runtime.names import DETAILS, METRICS, TENSORBOARD
 FORMATS = {"loss": ".4f", "lr": ".2e", "data_wait": ".0%"}
 """Of metrics of training; others are shown to three digits."""
 VALUE = ("loss", "images_per_second", "data_wait", "skipped", "lr", "grad_norm")
-"""What is shown of a training record; a narrow terminal shows the first of them."""
+"""Keys of a training record that are shown; a narrow terminal shows the first of them."""
 NAMES = {"images_per_second": "img/s", "data_wait": "data wait", "grad_norm": "grad"}
 
 

@@ -1,4 +1,4 @@
-"""Whether weights and their metrics are finite."""
+"""Check that weights and their metrics are finite."""
 
 import math
 

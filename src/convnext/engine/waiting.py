@@ -1,4 +1,4 @@
-"""What to do when training waits for its data."""
+"""Advice for a training that waits for its data."""
 
 import os
 

@@ -22,7 +22,7 @@ class Reading:
     split_column: str | None = None
     """Column that says train, val or test."""
     separator: str | None = None
-    """What stands between the labels of one image; given, images have any number of labels."""
+    """Separator between the labels of one image; given, images have any number of labels."""
 
 
 FOUND = Reading()

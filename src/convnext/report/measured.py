@@ -1,4 +1,4 @@
-"""What was measured here for rows of the paper's tables: from the JSON files of a results folder, and from runs."""
+"""Figures measured here for rows of the paper's tables: from the JSON files of a results folder, and from runs."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, the headers of every answer, and the count of requests in work."""
+"""Checks before every route: who may ask, the headers of every answer, and the count of requests in work."""
 
 from __future__ import annotations
 

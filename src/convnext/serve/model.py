@@ -173,7 +173,7 @@ class Served:
             return self.version
 
     def metadata(self) -> dict[str, Any]:
-        """What people and clients may know of the model; no path is in it."""
+        """Facts of the model that clients may know; no path is in it."""
         version = self.version
         config = getattr(version.trained.module, "config", None) or {}
         return {

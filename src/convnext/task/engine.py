@@ -109,7 +109,7 @@ class DataTask(ABC):
         return model(batch.images, batch.targets)
 
     def finish(self, batch: Batch) -> Batch:
-        """What is still to be done with a training batch on the device; draws from no global generator."""
+        """Finish a training batch on the device; draws from no global generator."""
         return batch
 
     def batches(self, start: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""What a dataset of any format says, in one form: images with labels of the whole image, and with objects.
+"""Contents of a dataset of any format, in one form: images with labels of the whole image, and with objects.
 
 Readers of formats make it, tasks turn it into the datasets that they train on, writers of formats write it. Images are in
 the order of their names, part by part, so that the same images are in the same order whatever format they came from.
@@ -177,7 +177,7 @@ def listed_classes(root: Path, names: Iterable[str]) -> list[str]:
 
 
 def content_problems(content: Content) -> list[str]:
-    """What is odd in the data of any format: what its reader found, names that differ in case, labels that occur once."""
+    """List oddities in the data of any format: what its reader found, names that differ in case, labels that occur once."""
     found = list(content.problems)
     seen: dict[tuple[str, str], str] = {}
     for item in content.items:

@@ -43,7 +43,7 @@ FILE_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "target", "tags", "class_name", "y")
 SPLIT_COLUMNS = ("split", "part", "subset", "set", "partition")
 SEPARATORS = ("|", ";")
-"""What separates labels without being named; a comma may be part of a name."""
+"""Separators of labels that need not be named; a comma may be part of a name."""
 BITS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
