@@ -97,6 +97,7 @@ def test_speed_is_measured_on_demand(capsys, monkeypatch):
         assert "3.14" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_info_roadmap_marks_the_two_misprinted_cells(capsys):
     assert run(["info", "roadmap"]) == 0
     said = capsys.readouterr().out

@@ -26,7 +26,7 @@ PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
 SIZES = ("convnext_tiny", "convnext_small", "convnext_base")
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "torch-export"])
 def test_a_classifier_of_any_size_and_number_of_pictures(format, classifier, tmp_path):
     report = exported(classifier, tmp_path / f"m{SUFFIXES[format]}", format, free_size=True)
     assert report.comparison.difference < LIMIT
@@ -192,6 +192,7 @@ def test_an_archive_of_another_origin(tmp_path):
         read_metadata(file)
 
 
+@pytest.mark.slow
 def test_an_openvino_file_without_its_weights(classifier, tmp_path):
     file = exported(classifier, tmp_path / "m.xml", "openvino").file
     file.with_suffix(".bin").unlink()

@@ -88,7 +88,8 @@ def test_layers_are_spared_until_the_agreement_is_there(classifier, tmp_path):
         int8.quantize(classifier.module, metadata, [view(0)], lambda network, kept: 0.0, 99.0)
 
 
-@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", BACKENDS)
 def test_quantised_logits_are_near(format, classifier, tmp_path):
     metadata = described(classifier, SPEC, format)
     file = tmp_path / ("m.onnx" if format == "onnx" else "m.xml")

@@ -29,11 +29,12 @@ AUTOCAST = 4.0
 
 CASES = {  # model, layer scale, drop path, recompute, images: fp32
     "isotropic": ("isotropic", True, 0.5, ""),
-    "neither": ("isotropic", False, 0.0, ""),
     "hidden layers made again": ("isotropic", True, 0.5, "hidden"),
-    "blocks run again": ("isotropic", True, 0.5, "blocks"),
 }
 SLOW = {
+    "neither": ("isotropic", False, 0.0, ""),
+    "blocks run again": ("isotropic", True, 0.5, "blocks"),
+} | {
     f"ConvNeXt, {layer_scale=} {drop_path=} {recompute}": ("convnext", layer_scale, drop_path, recompute)
     for layer_scale, drop_path in ((True, 0.5), (False, 0.0))
     for recompute in ("", "hidden", "blocks")
