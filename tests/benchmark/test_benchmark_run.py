@@ -255,6 +255,7 @@ def test_resident_memory_is_known_here():
     held.close()
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_fresh_process():
     taken, how = memory.cpu_memory(Config(OURS, "train", batch=4, image_size=64))
     params = 4 * 3_695_880

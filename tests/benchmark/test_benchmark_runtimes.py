@@ -18,7 +18,7 @@ def both(name: str, runtime: str) -> tuple[torch.Tensor, torch.Tensor]:
         return model(images), convert(model, Config(name, batch=2, image_size=64, runtime=runtime))(images)
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "timm:convnext_atto"])
+@pytest.mark.parametrize("name", ["convnext_atto", pytest.param("timm:convnext_atto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_logits_are_those_of_the_model(name, runtime):
     expected, found = both(name, runtime)

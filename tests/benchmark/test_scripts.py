@@ -64,6 +64,7 @@ def test_overfit(coco_mini, tmp_path, task, metric):
     assert "4 photos" in result["what"]
 
 
+@pytest.mark.slow
 def test_small_scratch_trains_both_sides(tmp_path):
     draw_classes(tmp_path / "data/train", {"across": 12, "down": 12})
     draw_classes(tmp_path / "data/val", {"across": 4, "down": 4})
@@ -77,6 +78,7 @@ def test_small_scratch_trains_both_sides(tmp_path):
     assert min(result["trial_images_per_second"].values()) > 0
 
 
+@pytest.mark.slow
 def test_roadmap_trains(tmp_path):
     for part, count in (("train", 160), ("test", 40)):
         images = [{"bytes": png(tmp_path, number)} for number in range(count)]

@@ -165,6 +165,7 @@ def one_of_two(rank: int, folder: Path, out: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_change_nothing(folder, data, tmp_path):
     other = mp.get_context("spawn").Process(target=one_of_two, args=(1, folder, tmp_path))
     other.start()

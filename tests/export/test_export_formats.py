@@ -83,7 +83,7 @@ def test_the_papers_sizes_on_photos(name, format, tmp_path):
 @pytest.mark.parametrize(
     ("name", "format", "options"),
     [
-        ("convnext_isotropic_small", "onnx", {}),
+        pytest.param("convnext_isotropic_small", "onnx", {}, marks=pytest.mark.slow),
         *(
             pytest.param(
                 *("roadmap_resnet50_separate-downsampling", format, {"width_mult": 0.125, "depth_mult": 0.34}),

@@ -36,6 +36,7 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_released_sets_from_end_to_end(command, released, imagenet_model, tmp_path):
     sets = ("clean", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-c", "imagenet-c-bar")
     argv = [imagenet_model, *(word for part in sets for word in (f"--{part}", released / part)), "--out", tmp_path]
