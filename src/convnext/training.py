@@ -202,6 +202,11 @@ def _run(
             f"{name} fine-tunes ({recipe.source}), and no weights are named: give --model.weights with a checkpoint or a "
             f"released one, leave the option out for the paper's, or give --from-scratch to train from random weights."
         )
+    elif recipe.freeze and not recipe.model.weights:
+        raise ConvNextError(
+            "--freeze keeps parts of the model as they are, and no weights are named, so these would stay random: give "
+            "--model.weights with a checkpoint or a released one, or --from-scratch to do so all the same."
+        )
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:
         world.on_main(lambda: _fetch(name, recipe))

@@ -238,3 +238,11 @@ def test_fine_tuning_from_a_file_keeps_the_body_and_replaces_the_head(trained, s
     options = ["--model.weights", str(trained / "best.safetensors"), "--data", str(striped), "--out", str(out)]
     assert run(["train", "small/finetune", *SCRATCH, *options, "--epochs", "1", "--device-batch", "16"]) == 0
     assert "the classifier is new" in capsys.readouterr().out
+
+
+def test_frozen_parts_need_weights(tmp_path, capsys):
+    data = draw_classes(tmp_path / "data", {"across": 4, "down": 4})
+    small = ["--total-batch", "4", "--device-batch", "4"]
+    assert run(["train", "small/linear-probe", "--data", str(data), "--dry-run"]) == 2
+    assert "--model.weights with a checkpoint" in " ".join(capsys.readouterr().err.split())
+    assert run(["train", "small/linear-probe", "--data", str(data), "--dry-run", "--from-scratch", *small]) == 0

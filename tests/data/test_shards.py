@@ -13,7 +13,7 @@ from convnext.classification.shards import ShardDataset
 from convnext.cli.main import run
 from convnext.data.images import ImageError
 from convnext.data.shard_writer import write_shards
-from convnext.data.shards import ENDING, open_index
+from convnext.data.shards import ENDING, LONGEST_LABEL, ShardReader, open_index
 from convnext.errors import ConvNextError
 from pictures import SCRATCH, draw_classes
 
@@ -122,8 +122,29 @@ def test_compressed_truncated_and_other_files_are_refused(images, tmp_path):
         shard.write_bytes(damaged)
         with pytest.raises(ConvNextError, match=message):
             open_index(shard)
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="points outside it"):
         found.source(29)
+
+
+def test_files_from_elsewhere_are_not_trusted(images, tmp_path):
+    """An index that points anywhere, a label without end, a plan that is cut short."""
+    write_shards(images, tmp_path / "s", PLAN, 10**6)
+    shard = tmp_path / "s" / "000000.tar"
+    reader = ShardReader([shard])
+    for offset, length in ((0, 2**62), (-1, 5), (5, -1), (2**62, 5)):
+        with pytest.raises(ImageError, match="points outside it"):
+            reader.read(0, offset, length)
+    index = shard.with_name(shard.name + ENDING)
+    index.write_bytes(index.read_bytes().replace(b'"samples": 30', b'"samples": 99'))
+    assert len(open_index(shard)) == 30, "made anew"
+    (tmp_path / "s" / "shards.json").write_text("{")
+    with pytest.raises(ConvNextError, match="holds shards of other images"):
+        write_shards(images, tmp_path / "s", PLAN, 10**6)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "0.cls", b" " * LONGEST_LABEL + b"1")
+        add(tar, "0.jpg", b"image")
+    with pytest.raises(ConvNextError, match="states no label"):
+        open_index(tmp_path / "a.tar")
 
 
 def test_folder_to_shards_to_training(tmp_path, capsys):

@@ -32,7 +32,7 @@ usage: convnext VERB [arguments]
 {chr(10).join(f"  {verb:10} {text}" for verb, text in VERBS.items())}
 
 examples:
-  convnext train                                         a ConvNeXt learns handwritten digits, about a minute
+  convnext train                                         a ConvNeXt learns handwritten digits in a minute
   convnext train small/finetune --data photos --model.weights convnext_tiny.in22k
   convnext train table5/tiny --data imagenet             the paper's ConvNeXt-T
   convnext predict runs/small-finetune holiday/*.jpg

@@ -51,7 +51,7 @@ def write_shards(
     """
     file = folder / PLAN
     if file.exists():
-        if json.loads(file.read_text(encoding="utf-8")) != plan:
+        if file.read_text(encoding="utf-8", errors="replace") != json.dumps(plan):
             raise ConvNextError(
                 f"{folder} holds shards of other images or of another size. Give another OUT, or remove it."
             )

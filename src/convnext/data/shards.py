@@ -23,6 +23,8 @@ ENDING = ".convnext-index"
 MAGIC = b"convnext shard index 1\n"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 COLUMNS = (("offset", "<i8"), ("length", "<i8"), ("label", "<i4"), ("name_end", "<i8"))
+LONGEST_LABEL = 1_000_000
+"""Bytes of a .cls or .json file; more is no label."""
 OPEN_FILES = 128
 """Shards that a process holds open."""
 
@@ -101,6 +103,8 @@ def _read(file: Path, state: list[int]) -> Index | None:
         for name, kind in COLUMNS:
             end = at + head["samples"] * np.dtype(kind).itemsize
             arrays[name], at = content[at:end].view(kind), end
+        if at > len(content) or len(arrays["label"]) != head["samples"]:
+            return None
         return Index(**arrays, names=content[at:], digest=head["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -147,7 +151,8 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
                     if f".{ending.lower().rpartition('.')[2]}" in IMAGE_EXTENSIONS:
                         found = (member.offset_data, member.size)
                     elif ending in ("cls", "json"):
-                        label = _label(shard, member.name, os.pread(file.fileno(), member.size, member.offset_data))
+                        length = min(member.size, LONGEST_LABEL + 1)
+                        label = _label(shard, member.name, os.pread(file.fileno(), length, member.offset_data))
         except tarfile.TarError as error:
             raise ConvNextError(
                 f"{shard} is no tar file, or is truncated or damaged ({error}). Get a fresh copy of it."
@@ -175,6 +180,8 @@ def _complete(
 
 def _label(shard: Path, name: str, content: bytes) -> int:
     try:
+        if len(content) > LONGEST_LABEL:
+            raise ValueError
         value = json.loads(content)
         value = value["label"] if isinstance(value, dict) else value
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
@@ -208,9 +215,14 @@ class ShardReader:
                 if len(self._open) >= OPEN_FILES:
                     os.close(self._open.pop(next(iter(self._open))))
                 self._open[number] = os.open(file, os.O_RDONLY)
-            content = os.pread(self._open[number], length, offset)
+            handle = self._open[number]
+            # an index that came with its tar may say anything
+            inside = offset >= 0 and 0 <= length <= os.fstat(handle).st_size - offset
+            content = os.pread(handle, length, offset) if inside else b""
         except OSError as error:
             raise ImageError(f"Cannot read {file}: {error.strerror}.") from None
-        if len(content) < length:
-            raise ImageError(f"Cannot read {file}: it was cut short after its index was made. Get a fresh copy of it.")
+        if not inside or len(content) < length:
+            raise ImageError(
+                f"Cannot read {file}: its index points outside it. Remove {file.name}{ENDING}, or get a fresh copy of the tar."
+            )
         return content

@@ -44,32 +44,17 @@ def _draw(axes: Axes, name: str, layers: list[str], longest: int) -> None:
     for layer in layers:
         if layer == "+":
             y -= STEP
-            axes.annotate(
-                "",
-                (0, y + 0.2),
-                (0, y + STEP - 0.25),
-                arrowprops={"arrowstyle": "->", "color": style.INK, "shrinkA": 0, "shrinkB": 0},
-            )
+            _line(axes, (0, y + STEP - 0.25), (0, y + 0.2), "->")
             _text(axes, beside, y + 0.55)
             axes.text(
                 0, y, "+", ha="center", va="center", fontsize=13, bbox={"boxstyle": "circle,pad=0.1", "fc": "white"}
             )
             axes.plot([0, -1.9, -1.9, -0.3], [opened, opened, y, y], color=style.INK, linewidth=1)
             opened, beside = y - 0.35, []
-            axes.annotate(
-                "",
-                (0, y - 0.55),
-                (0, y - 0.2),
-                arrowprops={"arrowstyle": "-", "color": style.INK, "shrinkA": 0, "shrinkB": 0},
-            )
+            _line(axes, (0, y - 0.2), (0, y - 0.55), "-")
         elif _is_box(layer):
             y -= STEP
-            axes.annotate(
-                "",
-                (0, y + 0.28),
-                (0, y + STEP - 0.28),
-                arrowprops={"arrowstyle": "->", "color": style.INK, "shrinkA": 0, "shrinkB": 0},
-            )
+            _line(axes, (0, y + STEP - 0.28), (0, y + 0.28), "->")
             _text(axes, beside, y + 0.5)
             color = COLORS.get(layer[0], "white")
             axes.add_patch(
