@@ -37,14 +37,14 @@ def _is_box(layer: str) -> bool:
 def _draw(axes: Axes, name: str, layers: list[str], longest: int) -> None:
     axes.set_title(name)
     axes.set_xlim(-2.6, 2.6)
-    axes.set_ylim(-(longest + 0.4) * STEP, 0.9)
+    axes.set_ylim(-(longest + 0.7) * STEP, 0.9)
     axes.axis("off")
     y, opened, beside = 0.0, 0.55, []  # `opened`: where the current shortcut leaves the main branch
     _line(axes, (0, 0.75), (0, -0.3), "-")
     for layer in layers:
         if layer == "+":
             y -= STEP
-            _line(axes, (0, y + STEP - 0.25), (0, y + 0.2), "->")
+            _line(axes, (0, y + STEP - 0.28), (0, y + 0.2), "->")
             _text(axes, beside, y + 0.55)
             axes.text(
                 0, y, "+", ha="center", va="center", fontsize=13, bbox={"boxstyle": "circle,pad=0.1", "fc": "white"}
