@@ -46,8 +46,12 @@ def cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def on_terminal(argv: list[str], width: int = 80, **environment: str) -> Screen:
-    """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns."""
+def on_terminal(argv: list[str], width: int = 80, fresh: bool = False, **environment: str) -> Screen:
+    """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns.
+
+    `fresh` starts a new interpreter, which takes seconds: what trains has to, because PyTorch refuses a backward pass
+    in the fork of a process that has done one.
+    """
     import_module(f"convnext.cli.{argv[0]}")  # once, and not in every fork
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -62,6 +66,8 @@ def on_terminal(argv: list[str], width: int = 80, **environment: str) -> Screen:
                 os.environ.pop(name, None)
             os.environ.update({"TERM": "xterm-256color", **environment})
             os.read(0, 1)  # until the terminal has its size
+            if fresh:
+                os.execv(sys.executable, [sys.executable, "-m", "convnext", *argv])
             from convnext.cli.main import run
 
             code = run(argv)
