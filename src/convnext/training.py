@@ -175,6 +175,7 @@ def _run(
 ) -> TrainingRun:
     from convnext import tasks
     from convnext.console import print_table, table
+    from convnext.data.patterns import absolute, is_pattern
     from convnext.engine.loop import Run
     from convnext.layout import counted
     from convnext.recipes.diff import flatten
@@ -193,8 +194,8 @@ def _run(
             )
     for field in recipe.places:  # so that the run can be evaluated from anywhere
         place = getattr(recipe, field)
-        if place and Path(place).expanduser().exists():
-            recipe = replace(recipe, **{field: str(Path(place).expanduser().absolute())})
+        if place and (Path(place).expanduser().exists() or is_pattern(place)):
+            recipe = replace(recipe, **{field: absolute(place)})
     if recipe.from_scratch:
         recipe = replace(recipe, model=replace(recipe.model, weights=None))
     elif recipe.needs_weights and not recipe.model.weights:

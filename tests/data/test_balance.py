@@ -35,7 +35,7 @@ def test_the_draws_depend_on_seed_and_epoch_alone():
 def test_steps_are_the_same_for_any_number_of_processes_and_go_on_in_the_middle():
     def keys(**options):
         return list(TrainBatches(**({"samples": 100, "seed": 0, "total_batch": 8, "accumulation": 1,
-                                     "total_steps": 30, "resampled": Resampled(LABELS, 0.0)} | options)))  # fmt: skip
+                                     "total_steps": 30, "drawn": Resampled(LABELS, 0.0)} | options)))  # fmt: skip
 
     whole = keys()
     assert keys(start=17) == whole[17:]

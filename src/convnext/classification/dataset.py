@@ -95,6 +95,10 @@ class ImageDataset(ABC):
         """The file that image i alone is in; None where images are stored otherwise."""
         return None
 
+    def blocks(self) -> np.ndarray | None:
+        """(B+1,) int64: block b, which is read fastest as a whole, has the images [b] to [b+1] - 1; None without blocks."""
+        return None
+
     def target(self, i: int) -> "int | Tensor":
         """The label of image i; of several, (K,) float32 with a 1 for each of its classes, which batches stack to (B, K)."""
         if not self.multi_label:
@@ -141,6 +145,11 @@ class _Subset(ImageDataset):
 
     def file(self, i: int) -> Path | None:
         return self._whole.file(self._indices[i])
+
+    def blocks(self) -> np.ndarray | None:
+        starts = self._whole.blocks()
+        ascending = bool((np.diff(self._indices) > 0).all())
+        return np.searchsorted(self._indices, starts) if starts is not None and ascending else None
 
 
 class _Joined(ImageDataset):

@@ -11,10 +11,17 @@ from convnext.classification.content import open_content, open_content_for_evalu
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation
-from convnext.classification.shards import ShardDataset, open_shards, open_shards_for_evaluation
+from convnext.classification.shards import (
+    ShardDataset,
+    open_pattern,
+    open_pattern_for_evaluation,
+    open_shards,
+    open_shards_for_evaluation,
+)
 from convnext.data.find import no_such_data
 from convnext.data.formats import Format, find_format
 from convnext.data.formats.content import Content
+from convnext.data.patterns import is_pattern
 from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.reading import FOUND, Reading
@@ -49,7 +56,7 @@ def open_parts(data: str, val_share: float, seed: int, reading: Reading = FOUND)
     """Open the (train, val) images of `data`, of any number of classes.
 
     Args:
-        data: a folder or file in one of `data.formats.FORMATS`, `digits`, or `torchvision:NAME[@ROOT]`.
+        data: a folder or file in one of `data.formats.FORMATS`, a pattern of tar files, `digits`, or `torchvision:NAME[@ROOT]`.
         val_share: share of each class that is held out where the data has no validation part of its own.
         seed: what decides which images are held out.
         reading: how the data is read, where that is not to be found out.
@@ -61,6 +68,8 @@ def open_parts(data: str, val_share: float, seed: int, reading: Reading = FOUND)
         return open_digits(seed)
     if data.startswith(TORCHVISION):
         return open_torchvision(data.removeprefix(TORCHVISION), val_share, seed)
+    if is_pattern(data):
+        return open_pattern(data, val_share, seed)
     root, found = _found(data, reading)
     if found.name in NATIVE:
         train, val = NATIVE[found.name][0](root, val_share, seed)
@@ -95,6 +104,8 @@ def open_for_evaluation(
     """
     if data == "digits" or data.startswith(TORCHVISION):
         dataset = open_split(data, "val", val_share, seed)
+    elif is_pattern(data):
+        dataset = open_pattern_for_evaluation(data)
     else:
         root, found = _found(data, reading)
         if found.name in NATIVE:
@@ -175,5 +186,6 @@ NATIVE = {
 """Formats that are read here: to train on, and to evaluate on."""
 
 _EXPECTED = (
-    "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, shards (.tar), digits, or torchvision:NAME"
+    "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, shards (.tar, also as train-{000..146}.tar), digits, or "
+    "torchvision:NAME"
 )

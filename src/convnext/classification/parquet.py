@@ -74,6 +74,9 @@ class ParquetDataset(ImageDataset):
         except (OSError, pa.ArrowException) as error:
             raise ImageError(f"Cannot read {self.name(i)}: {error}. Get a fresh copy of the file.") from None
 
+    def blocks(self) -> np.ndarray:
+        return self._group_start
+
     def _read_group(self, group: int) -> pa.Array:
         number, group_in_file = self._groups[group, :2].tolist()
         with pq.ParquetFile(self._files[number]) as file:

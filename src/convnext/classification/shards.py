@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext.classification.dataset import ImageDataset, hold_out
+from convnext.data.patterns import matching_files
 from convnext.data.shards import ShardReader, open_index
 from convnext.errors import ConvNextError
 
@@ -61,10 +62,35 @@ class ShardDataset(ImageDataset):
         shard = self._shards[number]
         return self._reader.read(number, int(shard.offset[k]), int(shard.length[k]))
 
+    def blocks(self) -> np.ndarray:
+        return self._start
+
     def digest(self) -> str:
         """SHA-256 of names and labels, from the shards' own."""
         parts = [f"{file.name} {shard.digest}" for file, shard in zip(self._files, self._shards, strict=True)]
         return hashlib.sha256("\0".join([*self.classes, *parts]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def open_pattern(pattern: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """As `open_shards`, of the tar files that a pattern of braces or a glob names; those whose names begin with val or test are
+    the validation part. `classes.txt` is beside the first.
+
+    Raises:
+        ConvNextError: as `ShardDataset`; a file of the pattern is not there.
+    """
+    files = matching_files(pattern)
+    val = [file for file in files if file.name.startswith(VAL_PARTS)]
+    train = [file for file in files if file not in set(val)]
+    if not train:
+        raise ConvNextError(f"{pattern!r} names validation shards alone. Name the training shards, too.")
+    images = ShardDataset(train, _classes(train[0].parent))
+    return (images, ShardDataset(val, images.classes)) if val else hold_out(images, val_share, seed)
+
+
+def open_pattern_for_evaluation(pattern: str) -> ImageDataset:
+    """All images of the shards that a pattern names, of whichever part."""
+    files = matching_files(pattern)
+    return ShardDataset(files, _classes(files[0].parent))
 
 
 def open_shards(root: Path, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:

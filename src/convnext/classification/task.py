@@ -17,6 +17,7 @@ from convnext.classification.open import fingerprint
 from convnext.classification.transforms import Preprocess, eval_transform
 from convnext.classification.weights import class_weights
 from convnext.data.balance import POWERS, Resampled
+from convnext.data.blocks import Blocks
 from convnext.data.loader import Batch, EvalSamples, eval_loader
 from convnext.errors import ConvNextError
 from convnext.models import build, options
@@ -59,8 +60,7 @@ class ClassificationTask(DataTask):
             counts = np.bincount(train.labels, minlength=len(self.classes))
             weights = class_weights(recipe.class_weights, counts, self.classes)
             self.weights = torch.from_numpy(weights).to(world.device)
-        if recipe.sampling != "natural":
-            self.resampled = Resampled(train.labels, POWERS[recipe.sampling])
+        self.drawn = _drawn(recipe, train)
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
@@ -115,3 +115,22 @@ class ClassificationTask(DataTask):
         loader = eval_loader(samples, batch, self.workers, self.pin, world.rank, world.size)
         results = evaluate(models, loader, len(self.classes), world, self.precision, interrupted)
         return {label: result.metrics() for label, result in results.items()}
+
+
+def _drawn(recipe: Classification, train: ImageDataset) -> Resampled | Blocks | None:
+    """The order of an epoch, where it is not a permutation of all images.
+
+    Raises:
+        ConvNextError: the images are not stored in blocks, or are to be repeated as well.
+    """
+    if recipe.order == "full":
+        return None if recipe.sampling == "natural" else Resampled(train.labels, POWERS[recipe.sampling])
+    if recipe.sampling != "natural":
+        raise ConvNextError("--order block reads every image once, and --sampling repeats some. Leave one of them out.")
+    starts = train.blocks()
+    if starts is None:
+        raise ConvNextError(
+            f"--order block is for images in shards or parquet files, and those of {recipe.data} are not. Leave it out, or "
+            f"write shards: convnext data shard {recipe.data} OUT"
+        )
+    return Blocks(starts, recipe.order_window)

@@ -12,6 +12,7 @@ import tyro
 
 from convnext import tasks
 from convnext.console import clean
+from convnext.data.patterns import is_pattern
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import check_ranges
 from convnext.task.spec import NoOptions
@@ -88,7 +89,7 @@ def option_names(arguments: Any, prefix: str = "", short: bool = False) -> set[s
 
 def check_data(data: str | None) -> None:
     """Raises ConvNextError for a folder that is not there, before anything slow is imported."""
-    if data and data != "digits" and ":" not in data and not Path(data).expanduser().exists():
+    if data and data != "digits" and ":" not in data and not Path(data).expanduser().exists() and not is_pattern(data):
         from convnext.data.find import no_such_data
 
         raise ConvNextError(f"{no_such_data(data)} `convnext train --help` and the README say what data can be.")

@@ -1,6 +1,7 @@
 """Epochs in which rare classes come more often: how many images of each class, and which, as a function of a generator."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Resampled:
 
     groups: np.ndarray
     power: float
+    repeats: ClassVar[bool] = True
 
     def quotas(self) -> np.ndarray:
         """Draws of each group (K,) int64; they sum to N, and a group that has images has at least one."""

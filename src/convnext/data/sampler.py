@@ -6,16 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext.data.balance import Resampled
+from convnext.data.blocks import Blocks
 from convnext.seeding import derive
 
 Key = tuple[int, ...]
 """(epoch, index), or (epoch, index, n) of the n-th repetition of an image in an epoch, which has an augmentation of its own."""
 
 
-def epoch_order(samples: int, seed: int, epoch: int, resampled: Resampled | None = None) -> np.ndarray:
-    """A permutation of range(samples), or the draws of `resampled`; (samples,) int64."""
+def epoch_order(samples: int, seed: int, epoch: int, drawn: Resampled | Blocks | None = None) -> np.ndarray:
+    """A permutation of range(samples), or what `drawn` makes of it; (samples,) int64."""
     generator = np.random.default_rng(derive(seed, "order", epoch))
-    return generator.permutation(samples) if resampled is None else resampled.draw(generator)
+    return generator.permutation(samples) if drawn is None else drawn.draw(generator)
 
 
 def repetitions(order: np.ndarray) -> np.ndarray:
@@ -37,8 +38,8 @@ class TrainBatches:
     not fill a batch is left out, another one in each epoch.
 
     `sort_by` (samples,), if given, orders the images inside each batch, so that a micro-batch holds like ones (images of
-    one aspect need little padding); which images make a batch does not depend on it. `resampled` draws the images of an
-    epoch with repetitions.
+    one aspect need little padding); which images make a batch does not depend on it. `drawn`, if given, orders the images of
+    an epoch otherwise than by a permutation of all.
     """
 
     samples: int
@@ -50,7 +51,7 @@ class TrainBatches:
     rank: int = 0
     world: int = 1
     sort_by: np.ndarray | None = None
-    resampled: Resampled | None = None
+    drawn: Resampled | Blocks | None = None
 
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = self.samples // self.total_batch
@@ -60,8 +61,8 @@ class TrainBatches:
         for step in range(self.start, self.total_steps):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = epoch_order(self.samples, self.seed, epoch, self.resampled)  # no list: four times the memory
-                again = None if self.resampled is None else repetitions(order)
+                order = epoch_order(self.samples, self.seed, epoch, self.drawn)  # no list: four times the memory
+                again = repetitions(order) if self.drawn is not None and self.drawn.repeats else None
             first = step % per_epoch * self.total_batch
             batch = np.arange(first, first + self.total_batch)  # places in the order
             if self.sort_by is not None:

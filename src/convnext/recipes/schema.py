@@ -293,8 +293,8 @@ class Classification(ByEpochs, Recipe):
     places: ClassVar[tuple[str, ...]] = ("data", "val")
 
     data: str = ""
-    """Folder of images (train/ and val/, or one folder per class), table (.csv, .tsv, .jsonl), folder of parquet files,
-    `digits`, or `torchvision:NAME`; docs/own-data.md has all formats."""
+    """Folder of images (train/ and val/, or one folder per class), table (.csv, .tsv, .jsonl), folder of parquet files or
+    shards, shards by a pattern ('train-{0000..0146}.tar'), `digits`, or `torchvision:NAME`; docs/own-data.md has all formats."""
     val: str = ""
     """Images to evaluate on, where they are not in the data: a folder with the same classes, or another data set. All of
     the data is then trained on."""
@@ -308,6 +308,11 @@ class Classification(ByEpochs, Recipe):
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
     """Images of an epoch: each once; or as many of every class; or of each class in proportion to the square root of its size,
     rare ones repeated with other augmentation."""
+    order: Literal["full", "block"] = "full"
+    """Order of an epoch: a permutation of all images; or shards permuted, and the images inside every `order_window` of them,
+    for disks and networks on which random reads are slow. `--order block --order-window 16`"""
+    order_window: int = ranged(16, at_least=1)
+    """Shards, or row groups of parquet files, whose images are mixed in `--order block`; more mix better, and need more memory."""
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     optim: AdamW = field(default_factory=Optim)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext.data.balance import Resampled
+from convnext.data.blocks import Blocks
 from convnext.data.device import ToDevice
 from convnext.data.loader import Batch, TrainSamples, collate, default_workers, train_loader
 from convnext.data.regions import RegionTransform
@@ -39,7 +40,7 @@ class DataTask(ABC):
         columns: (metric, title, digits) of the table at the end of a run.
         counted: True if the metric is a share of the images, which has a confidence interval.
         split_fields: fields of the recipe that decide which images are held out; saved with the weights.
-        resampled: draws of an epoch, where it is not every image once.
+        drawn: order of an epoch, where it is not a permutation of all images.
         preprocess: preprocessing of an image in evaluation; saved with the weights.
         classes: names in the order of the model's outputs.
     """
@@ -50,7 +51,7 @@ class DataTask(ABC):
     split_fields: ClassVar[tuple[str, ...]] = ("data", "val_share", "seed", "read")
     collate: Callable[[list], Batch] = staticmethod(collate)
     sort_by: np.ndarray | None = None
-    resampled: Resampled | None = None
+    drawn: Resampled | Blocks | None = None
     model: nn.Module
     preprocess: Any
     classes: list[str]
@@ -117,7 +118,7 @@ class DataTask(ABC):
         samples = TrainSamples(self.train, self.train_transform(), self._recipe.seed)
         order = TrainBatches(
             len(self.train), self._recipe.seed, plan.total_batch, plan.accumulation, plan.total_steps, start, world.rank,
-            world.size, self.sort_by, self.resampled,
+            world.size, self.sort_by, self.drawn,
         )  # fmt: skip
         to_device = ToDevice(world.device, self.finish)
         for batch in train_loader(samples, order, self.workers, self.pin, self.collate):
