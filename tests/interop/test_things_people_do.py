@@ -28,7 +28,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from convnext import models
 from convnext.errors import ConvNextError
 from convnext.models.convnext import ConvNeXt
-from convnext.models.deploy import fold
+from convnext.models.fold import fold
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks
 from convnext.ops import depthwise, onednn

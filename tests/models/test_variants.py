@@ -7,7 +7,8 @@ from torch import nn
 
 from convnext.models.block import Block
 from convnext.models.convnext import ConvNeXt
-from convnext.models.deploy import Deployed, fold
+from convnext.models.deployed import Deployed
+from convnext.models.fold import fold
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.packed import PackedBlock, PackedLinear
 from convnext.models.recompute import recompute_blocks, recompute_hidden

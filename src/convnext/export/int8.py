@@ -4,7 +4,7 @@ NNCF measures the range of every activation on calibration images. Only convolut
 one range for all channels of an activation. The convolutions that cut a map into patches (stem and downsampling) are not:
 they are a few percent of the work, and next to quantised depthwise convolutions OpenVINO 2026.4 computes something else
 (docs/log.md). Where the agreement that is then measured falls short, the layers that disturb the logits most when they
-alone are rounded stay in fp32 too: the worst one, the worst two, four, .. until the agreement is there.
+alone are rounded stay in fp32 too (`models.sparing`).
 
 Legend: B images, K classes.
 """
@@ -24,12 +24,13 @@ from convnext.export.formats import silence_cuda_warning
 from convnext.export.graph import trace
 from convnext.export.runtime import backend_of
 from convnext.extras import require
+from convnext.models.sparing import spare
 from convnext.task.exported import Metadata
 
 RANKED_ON = 4  # images
-KEPT_AT_MOST = 0.5  # of the layers
 SPARED = ("Add", "Multiply", "MVN", "ReduceMean", "Subtract", "Divide", "Mul", "LayerNormalization", "Sub", "Div")
 """Operations between the layers, by their names in OpenVINO and ONNX: their rounding costs more than that of the layers."""
+ADVICE = "Give more images that look like those of the task (--calibration), a lower --agreement, or --precision fp16 or bf16."
 LAYERS = {torch.ops.aten.conv2d.default: "conv", torch.ops.aten.linear.default: "linear"}
 
 
@@ -67,9 +68,11 @@ def quantize(
     ]
     dataset = nncf.Dataset(inputs, lambda x: {"images": x.numpy()})
     patches = [k for k, node in enumerate(_layers(module)) if _cuts_patches(node, module)]
-    kept: list[int] = []
-    order: list[int] = []
-    while True:
+
+    def kept_names(kept: list[int]) -> list[str]:
+        return [names[k] for k in sorted({*patches, *kept})]
+
+    def build(kept: list[int]) -> tuple[Any, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
             quantised = nncf.quantize(
                 network,
@@ -84,22 +87,18 @@ def quantize(
                     activations_quantization_params=advanced.QuantizationParameters(per_channel=False)
                 ),
             )
-        kept_names = [names[k] for k in sorted({*patches, *kept})]
-        reached = agreement(quantised, kept_names)
-        say(f"int8 with {len(kept_names)} of {len(names)} layers in fp32: top-1 agrees in {reached:.2f} %.")
-        if reached >= goal:
-            return quantised, kept_names
-        more = max(2 * len(kept), 1)
-        if more > KEPT_AT_MOST * len(names):
-            raise ConvNextError(
-                f"int8 agrees with fp32 in {reached:.2f} % of the comparison, with {len(kept_names)} of {len(names)} layers in "
-                f"fp32, and not in {goal:g} %. Give more images that look like those of the task (--calibration), a lower "
-                "--agreement, or --precision fp16."
-            )
-        if not order:
-            changes = disturbances(module, torch.stack(list(calibration[:RANKED_ON])), metadata.batch)
-            order = sorted(set(range(len(names))) - {*patches}, key=lambda k: -changes[k])
-        kept = order[:more]
+        return quantised, agreement(quantised, kept_names(kept))
+
+    def disturbing() -> list[int]:
+        changes = disturbances(module, torch.stack(list(calibration[:RANKED_ON])), metadata.batch)
+        return sorted(set(range(len(names))) - {*patches}, key=lambda k: -changes[k])
+
+    def attempt(kept: list[int], reached: float) -> None:
+        stay = len(kept_names(kept))
+        say(f"int8 with {stay} of {len(names)} layers in fp32: top-1 agrees in {reached:.2f} %.")
+
+    quantised, kept = spare(len(names), build, disturbing, goal, ADVICE, attempt)
+    return quantised, kept_names(kept)
 
 
 @torch.no_grad()

@@ -9,7 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.models.block import Block
+from convnext.models.fold import ours, unpadded
 from convnext.ops import depthwise, mlp, onednn
+from convnext.ops.rule import geometry, intact, unwatched
+
+FEWEST_CHANNELS = 8  # of the input of a convolution of patches that gains by being a product
+CONTAINERS = nn.Sequential, nn.ModuleList
 
 
 class Packed(nn.Module):
@@ -77,7 +82,7 @@ class PackedPatches(Packed):
 
 
 class PackedBlock(Packed):
-    """A stock block whose LayerNorm has no affine part and which has no LayerScale, see `models.deploy.fold`."""
+    """A stock block whose LayerNorm has no affine part and which has no LayerScale, see `models.fold`."""
 
     def __init__(self, block: Block, eps: float):
         self.eps = eps
@@ -96,3 +101,32 @@ class PackedBlock(Packed):
         y = (onednn.depthwise if taken else depthwise.reference)(x, kernel, bias)
         y = F.layer_norm(y, x.shape[-1:], eps=self.eps)
         return onednn.mlp_residual(x, y, w1, b1, w2, b2) if taken else mlp.reference(x, y, w1, b1, w2, b2, None, None)
+
+
+def pack(model: nn.Module) -> None:
+    """Give the layers of a folded model on a CPU their weights in oneDNN's order, in place; stems keep theirs."""
+    known = ours(model) or type(model) in CONTAINERS
+    for name, child in list(model.named_children()):
+        packed = packed_form(child) if known else None
+        if packed is None:
+            pack(child)
+        else:
+            setattr(model, name, packed)
+
+
+def packed_form(module: nn.Module) -> nn.Module | None:
+    """The module with packed weights; None if there is no such form of it."""
+    if isinstance(module, Block):
+        return PackedBlock(module, norm.eps) if (norm := folded(module)) else None
+    if intact(module, nn.Linear):
+        return PackedLinear(module)
+    if intact(module, nn.Conv2d) and unpadded(module) and module.in_channels >= FEWEST_CHANNELS:
+        side = (module.kernel_size[0],) * 2
+        return PackedPatches(module) if geometry(module) == (side, side, (0, 0), (1, 1), "zeros") else None
+    return None
+
+
+def folded(block: Block) -> nn.LayerNorm | None:
+    """The LayerNorm of a block that is as it was built, but for `models.fold`; None of any other."""
+    norm, whole = block.norm, ours(block) and unwatched(block) and block.stock() and block.gamma is None
+    return norm if whole and intact(norm, nn.LayerNorm) and norm.weight is None else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convnext.models.deploy import fold
+from convnext.models.fold import fold
 
 
 class Graph(nn.Module):
@@ -24,7 +24,7 @@ class Graph(nn.Module):
 
 
 def folded_around(model: nn.Module, backbone: str = "backbone") -> nn.Module:
-    """A copy on the CPU whose backbone is folded (`models.deploy.fold`) and whose BatchNorms are fused into convolutions."""
+    """A copy on the CPU whose backbone is folded (`models.fold.fold`) and whose BatchNorms are fused into convolutions."""
     plain = copy.deepcopy(model).cpu()
     setattr(plain, backbone, fold(getattr(model, backbone)))
     for part in plain.modules():

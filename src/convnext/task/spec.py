@@ -340,7 +340,8 @@ class TaskSpec(ABC):
         """The inference graph that is exported, on the CPU."""
         from copy import deepcopy
 
-        from convnext.models.deploy import Deployable, fold
+        from convnext.models.deploy import Deployable
+        from convnext.models.fold import fold
         from convnext.task.graph import Graph
 
         plain = fold(module) if isinstance(module, Deployable) else deepcopy(module)
