@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from processes import command, survived
 from scenario import is_full, scenario, sizes
-from test_hostile_files import mutated
 
 from convnext.cli import main
 from convnext.data.images import MAX_PIXELS, ImageError, decode
+from damaged import mutated
 from pictures import SCRATCH, draw_classes
 
 MB = 1 << 20

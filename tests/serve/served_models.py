@@ -116,10 +116,19 @@ class Process:
         said = self.process.communicate(timeout=timeout)[1]
         return self.process.returncode, said
 
-    def rss(self) -> int:
-        """Bytes of memory in use."""
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def rss(self, field: str = "VmRSS") -> int:
+        """Bytes of memory in use; VmHWM: the most since `forget_peak`."""
         fields = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", fields)[1]) * 1024
+        return int(re.search(rf"{field}:\s+(\d+) kB", fields)[1]) * 1024
+
+    def forget_peak(self) -> None:
+        """Begin to measure the peak again."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
 
 def until(true, seconds: float = 20.0) -> None:

@@ -53,6 +53,18 @@ class Load:
             thread.join()
 
 
+def cut_while_sending(client: socket.socket, seconds: float) -> bool:
+    """True if the server cuts a client that sends a byte now and then."""
+    began = time.monotonic()
+    try:
+        while time.monotonic() < began + seconds:
+            client.sendall(b"x")
+            time.sleep(0.1)
+    except OSError:
+        return True
+    return False
+
+
 def test_the_life_of_a_process(file, tmp_path):
     """Start, answer, slow and idle and lying clients, an endless head, drain with exit code 0."""
     with Process(file, "--slow-after", "0.5", "--idle", "1", "--drain", "10", "--connections", "50") as server:
@@ -78,6 +90,10 @@ def test_the_life_of_a_process(file, tmp_path):
             b"HTTP/1.1 200"
         )  # idle: closed
         assert say(b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(head.replace(b"predict", b"none") + b"Content-Length: 100\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 404")
+            assert cut_while_sending(client, 5.0)
         crowd = [socket.create_connection((host, int(port))) for _ in range(50)]
         assert say(b"").startswith(b"HTTP/1.1 503")
         for client in crowd:
@@ -96,17 +112,11 @@ def test_a_killed_worker_is_replaced_and_a_signal_drains_all(file):
     with Process(file, "--workers", "2", "--max-wait-ms", "0") as server:
         load = Load(server.url)
         until(lambda: len(load.codes) > 20)
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-
-        def workers() -> list[int]:
-            commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()}
-            return [pid for pid, command in commands.items() if b"spawn_main" in command]
-
-        first = workers()
+        first = server.workers()
         assert len(first) == 2
         os.kill(first[0], signal.SIGKILL)
         killed = time.monotonic()
-        until(lambda: len(workers()) == 2 and first[0] not in workers(), 60)
+        until(lambda: len(server.workers()) == 2 and first[0] not in server.workers(), 60)
         until(lambda: httpx.get(f"{server.url}/v2/health/ready").status_code == 200)
         count = len(load.codes)
         until(lambda: len(load.codes) > count + 50)
@@ -118,6 +128,28 @@ def test_a_killed_worker_is_replaced_and_a_signal_drains_all(file):
         assert "is replaced" in said
         assert len(load.errors) <= 4, load.errors  # what the killed worker had in work
         assert all(at - killed < 2 for at, _ in load.errors)
+
+
+@pytest.mark.slow
+def test_a_signal_reloads_every_worker(file, tmp_path):
+    served = tmp_path / "m.safetensors"
+    served.write_bytes(file.read_bytes())
+    with Process(served, "--workers", "2") as server:
+        load = Load(server.url)
+        until(lambda: len(load.codes) > 20)
+        assert {version for version, _ in load.bodies} == {"1"}
+        classifier(tmp_path / "other.safetensors", 1).replace(served)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: 'convnext_reloads_total{model="m"} 2.0' in httpx.get(f"{server.url}/metrics").text, 30)
+        load.bodies.clear()
+        count = len(load.codes)
+        until(lambda: len(load.codes) > count + 50)
+        load.end()
+        assert (load.errors, set(load.codes)) == ([], {200})
+        assert {version for version, _ in load.bodies} == {"2"}
+        code, said = server.end(signal.SIGTERM)
+        assert code == 0, said
+        assert said.count("m was loaded again (version 2)") == 2
 
 
 @pytest.mark.slow

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from convnext.serve.options import Limits
 
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+LINGER = 1.0  # seconds in which a client that is still sending may read why its request is refused
 
 
 def connection_class(limits: Limits) -> type[asyncio.Protocol]:
@@ -23,16 +24,18 @@ class LimitedConnection(HttpToolsProtocol):
     limits: Limits
     timer: asyncio.TimerHandle | None = None
     head = 0
-    in_head = True
+    in_head, in_body, lingering = True, False, False
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(cast(Any, Lingering(transport, self)))
         if len(self.connections) > self.limits.connections:
             self.refuse(b"503 Service Unavailable", b"Retry-After: 1\r\n")
         else:
             self.arm()
 
     def data_received(self, data: bytes) -> None:
+        if self.lingering:
+            return
         super().data_received(data)
         self.head += len(data) * self.in_head
         if self.in_head and self.head > MAX_HEAD and not self.transport.is_closing():
@@ -44,9 +47,26 @@ class LimitedConnection(HttpToolsProtocol):
         self.arm()
 
     def on_headers_complete(self) -> None:
-        self.in_head = False
+        self.in_head, self.in_body = False, True
         self.disarm()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.in_body = False
+        self.disarm()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.in_body and not self.lingering:  # refused before its body came, which nobody reads or times any more
+            self.arm()
+
+    def linger(self) -> None:
+        """Send the end of the answer, and throw away for a moment what still comes: a reset would take the answer back."""
+        self.lingering = True
+        self.flow.resume_reading()
+        self.disarm()
+        self.timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -77,3 +97,25 @@ class LimitedConnection(HttpToolsProtocol):
             b"HTTP/1.1 " + status + b"\r\n" + headers + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
         )
         self.transport.close()
+
+
+class Lingering:
+    """A transport that is not closed at once while a request is being received."""
+
+    def __init__(self, transport: Any, connection: LimitedConnection):
+        self._transport, self._connection = transport, connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """True once nothing more can be answered."""
+        return self._connection.lingering or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close, or begin to."""
+        if self._connection.in_body and not self.is_closing():
+            self._connection.linger()
+            self._transport.write_eof()
+        elif not self._connection.lingering:
+            self._transport.close()

@@ -13,13 +13,16 @@ ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type
 
 def document(service: Service) -> dict[str, Any]:
     """The routes of a service with parameters, bodies and codes."""
-    names = list(service.models)
+    names, most = list(service.models), min(service.limits.max_files, service.limits.queue)
     extra = sorted({name for served in service.models.values() for name in served.version.spec.answer_options})
     query = [
-        *({"name": each, "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 999}} for each in extra),
+        *(
+            {"name": each, "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999}}
+            for each in extra
+        ),
         {"name": "masks", "in": "query", "schema": {"type": "string", "enum": list(FORMS)}},
         {"name": "X-Deadline-Seconds", "in": "header", "schema": {"type": "number", "minimum": 1}},
-        {"name": "X-File-Name", "in": "header", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,80}$"}},
+        {"name": "X-File-Name", "in": "header", "schema": {"type": "string"}},
     ]
     named = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "enum": names}}
     image = {
@@ -29,7 +32,6 @@ def document(service: Service) -> dict[str, Any]:
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["images"],
                     "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
                 }
             },
@@ -51,8 +53,18 @@ def document(service: Service) -> dict[str, Any]:
         "properties": {
             "name": {"const": "images"},
             "datatype": {"const": "BYTES"},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 1},
-            "data": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            "shape": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1, "maximum": most},
+                "minItems": 1,
+                "maxItems": 1,
+            },
+            "data": {
+                "type": "array",
+                "items": {"type": "string", "contentEncoding": "base64"},
+                "minItems": 1,
+                "maxItems": most,
+            },
         },
     }
     infer = {
