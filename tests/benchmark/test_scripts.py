@@ -151,3 +151,16 @@ def test_rule_speed_compares_two_trees(tmp_path):
     result = run("rule_speed", tmp_path / "rule.json", *small)
     assert [row["form"] for row in result["rows"]] == ["eager", "fused", "deployed"]
     assert all(row["ratio"] > 0 and row["noise"] > 0 and row["after_ms"] > 0 for row in result["rows"])
+
+
+def test_robustness_digits(tmp_path):
+    (tmp_path / "robustness").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "convnext_atto"}}))
+    errors = {"generated": {"fog": {str(severity): severity + 0.123 for severity in range(1, 6)}}}
+    summary = {"errors": errors, "generated": {"clean_error": 2.507, "mean_error": 3.1234}}
+    models = {"run": {"summary": summary, "units": [{"images": 359}]}}
+    (tmp_path / "robustness/robustness.json").write_text(json.dumps({"models": models}))
+    load("robustness_digits")["main"]([str(tmp_path), "--out", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["errors"] == {"fog": [1.12, 2.12, 3.12, 4.12, 5.12]}
+    assert (result["images"], result["clean_error"], result["mean_error"]) == (359, 2.51, 3.12)
