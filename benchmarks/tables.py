@@ -70,6 +70,23 @@ def overfit(result: dict) -> str:
     )
 
 
+def multi_label(result: dict) -> str:
+    rows = [
+        (
+            loss,
+            *(round(row[key], 2) for key in ("map", "map_micro", "f1", "f1_micro")),
+            round(min(each["ap"] for each in row["per_class"].values()), 2),
+            row["minutes"],
+        )
+        for loss, row in result["rows"].items()
+    ]
+    titles = ("loss", "mAP %", "micro mAP %", "F1 %", "micro F1 %", "least AP % of a class", "minutes")
+    return (
+        f"{result['what']}; {result['device']} (`benchmarks/multi_label.py`, `results/{Path(result['file']).name}`).\n\n"
+        f"{markdown(rows, titles)}"
+    )
+
+
 def compile_kernels(result: dict) -> str:
     """The forms that a Tiny launches on images of 224 px in bf16; of the others their extremes."""
     cells = [cell for row in result["kernels"].values() for cell in row.values()]
@@ -240,6 +257,7 @@ TABLES = {
     "detector_speed": detector_speed,
     "compile_kernels": compile_kernels,
     "small_scratch_cifar10": small_scratch,
+    "multi_label": multi_label,
     "robustness_digits": robustness,
     "corruptions": corruptions,
     "overfit_segmentation": overfit,

@@ -208,6 +208,8 @@ def _run(
             "--freeze keeps parts of the model as they are, and no weights are named, so these would stay random: give "
             "--model.weights with a checkpoint or a released one, or --from-scratch to do so all the same."
         )
+    engine: Any = spec.engine(train_images)
+    engine.check(recipe, train_images)
     plan = make_plan(recipe, len(train_images), world.size)
     if recipe.model.weights:
         world.on_main(lambda: _fetch(name, recipe))
@@ -254,7 +256,7 @@ def _run(
     if state == "finished":
         console.print(f"The run in {folder} is finished; `convnext evaluate {folder}` shows it. Give another --out.")
         return TrainingRun(folder, name, recipe, finished=True)
-    task = spec.engine(recipe, plan, train_images, val_images, world, folder, console.print)
+    task = engine(recipe, plan, train_images, val_images, world, folder, console.print)
     with tracked(recipe.track if world.is_main else (), folder, flatten(recipe), console.print, on_record) as record:
         state = Run(task, recipe, plan, folder, world, console, record).fit()
     if state.step < plan.total_steps:
@@ -285,7 +287,8 @@ def _batch_size(recipe: Recipe, plan: Plan, folder: Path, train_images: Any, val
     if (folder / CONFIG).exists() and isinstance(there := read_config(folder)[1].device_batch, int):
         return there
     alone = replace(world, rank=0, size=1)
-    task = tasks.of_recipe(recipe).engine(recipe, plan, train_images, val_images, alone, folder, lambda *_, **__: None)
+    engine: Any = tasks.of_recipe(recipe).engine(train_images)
+    task = engine(recipe, plan, train_images, val_images, alone, folder, lambda *_, **__: None)
     return largest_batch(task, plan)
 
 

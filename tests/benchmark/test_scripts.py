@@ -79,6 +79,18 @@ def test_small_scratch_trains_both_sides(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [("60", "1"), pytest.param(("3000", "12"), id="whole")])
+def test_multi_label(tmp_path, size):
+    images, epochs = size
+    whole = int(epochs) > 1
+    result = run("multi_label", tmp_path / "m.json", "--images", images, "--epochs", epochs, "--losses", "bce")
+    (row,) = result["rows"].values()
+    assert len(row["per_class"]) == 6
+    assert row["map"] > (95 if whole else 0)
+    assert not whole or row["minutes"] < 4, "two minutes on two cores"
+
+
+@pytest.mark.slow
 def test_roadmap_trains(tmp_path):
     for part, count in (("train", 160), ("test", 40)):
         images = [{"bytes": png(tmp_path, number)} for number in range(count)]

@@ -52,7 +52,7 @@ def test_less_where_the_memory_is_small(striped, tmp_path):
     spec = tasks.of_recipe(recipe)
     train, val = spec.open_data(recipe)
     plan = make_plan(recipe, len(train))
-    task = spec.engine(recipe, plan, train, val, World(torch.device("cpu")), tmp_path, print)
+    task = spec.engine(train)(recipe, plan, train, val, World(torch.device("cpu")), tmp_path, print)
     found = [batch_size.largest_batch(task, plan, lambda device, free=free: free << 20) for free in (9, 14, 200)]
     assert found == sorted(found)
     assert (found[0], found[2]) == (1, 32)

@@ -151,8 +151,8 @@ class RegressionSpec(TaskSpec):
         parts = hold_out([name for name, _ in rows], recipe.val_share, recipe.seed)
         return tuple(Numbers(folder.absolute(), [rows[i] for i in part]) for part in parts)
 
-    def engine(self, *parts):
-        return RegressionTask(*parts)
+    def engine(self, train):
+        return RegressionTask
 
     def geometry(self, recipe):
         return f"{recipe.image_size}", f"{recipe.image_size} px"

@@ -17,6 +17,7 @@ from PIL import Image
 from convnext.data import split
 from convnext.data.images import decode, open_image, to_rgb
 from convnext.data.regions import Choose, cut, decode_region
+from convnext.errors import ConvNextError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,6 +196,22 @@ class ArrayDataset(ImageDataset):
 def joined(*parts: ImageDataset) -> ImageDataset:
     """The images of several parts with the same classes, one part after the other."""
     return _Joined(parts)
+
+
+def fitting(images: ImageDataset, several: bool, data: str) -> ImageDataset:
+    """The images labelled for a model that gives an image one label, or several of them.
+
+    Raises:
+        ConvNextError: they have several labels each and the model gives one.
+    """
+    if images.multi_label == several:
+        return images
+    if several:
+        return images.relabeled(images.labels[:, None] == np.arange(len(images.classes)), images.classes)
+    raise ConvNextError(
+        f"The images of {data} have several labels each, and the model was trained to give one. Take labels of one class an "
+        "image, or train on such data: the model then answers with all labels that apply."
+    )
 
 
 def rarest(labels: np.ndarray) -> np.ndarray:

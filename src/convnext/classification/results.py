@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,12 +37,16 @@ class Classification(Prediction):
         best = np.argsort(-self.probabilities, kind="stable")[:k]
         return [Choice(int(i), self.classes[i], self.names[i], float(self.probabilities[i])) for i in best]
 
+    def answers(self) -> list[Choice]:
+        """The classes that are printed, the likeliest first."""
+        return self.top(self.shown)
+
     def summary(self) -> list[tuple[str, ...]]:
-        return [(choice.name, f"{100 * choice.probability:.1f} %") for choice in self.top(self.shown)]
+        return [(choice.name, f"{100 * choice.probability:.1f} %") for choice in self.answers()]
 
     def to_dict(self) -> dict[str, Any]:
         top = []
-        for choice in self.top(self.shown):
+        for choice in self.answers():
             name = {"name": choice.name} if choice.name != choice.label else {}
             top.append({"class": choice.label, **name, "probability": round(choice.probability, 6)})
         return {"file": self.name, "predictions": top}
@@ -54,4 +58,18 @@ class Classification(Prediction):
         """The image beside bars of the likeliest classes."""
         from convnext.report.classification import draw_classification
 
-        return draw_classification(self.source.image(), [(c.name, c.probability) for c in self.top(self.shown)])
+        return draw_classification(self.source.image(), [(c.name, c.probability) for c in self.answers()])
+
+
+@dataclass(repr=False)
+class Labels(Classification):
+    """Independent probabilities (K,) of the classes of an image, of which those at or above their threshold apply."""
+
+    thresholds: list[float] = field(default_factory=list)
+
+    def answers(self) -> list[Choice]:
+        """All classes that apply, the likeliest first."""
+        return [choice for choice in self.top(len(self.classes)) if choice.probability >= self.thresholds[choice.index]]
+
+    def summary(self) -> list[tuple[str, ...]]:
+        return super().summary() or [("no label", "")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from convnext.classification.dataset import ImageDataset
-    from convnext.classification.evaluate import Result
     from convnext.classification.results import Classification
     from convnext.classification.task import ClassificationTask
-    from convnext.recipes.plan import Plan
     from convnext.runtime.world import World
-    from convnext.task.exported import Metadata
+    from convnext.task.compare import Compared
+    from convnext.task.exported import Exported, Metadata
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation, Failure
 
@@ -51,7 +49,7 @@ class PredictOptions:
 
 
 class ClassificationSpec(TaskSpec):
-    """Images with one label each."""
+    """Images with one label each, or several."""
 
     name = "classification"
     noun = "classifier"
@@ -98,6 +96,7 @@ class ClassificationSpec(TaskSpec):
     # -- data and training
 
     def open_data(self, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
+        from convnext.classification.dataset import fitting
         from convnext.classification.open import open_dataset, open_for_evaluation
 
         if not recipe.data:
@@ -108,6 +107,7 @@ class ClassificationSpec(TaskSpec):
         train, val = open_dataset(recipe.data, 0.0 if recipe.val else recipe.val_share, recipe.seed, recipe.read)
         if recipe.val:
             val = open_for_evaluation(recipe.val, train.classes, 0.0, recipe.seed, recipe.read)
+        val = fitting(val, train.multi_label, recipe.val or recipe.data)
         return (train, val) if recipe.upright else (train.as_stored(), val.as_stored())
 
     def open_split(self, recipe: Recipe, split: str) -> ImageDataset:
@@ -141,19 +141,11 @@ class ClassificationSpec(TaskSpec):
     def at_size(self, recipe: Recipe, image_size: int) -> Recipe:
         return replace(recipe, image_size=image_size)
 
-    def engine(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        train: ImageDataset,
-        val: ImageDataset,
-        world: World,
-        folder: Path,
-        say: Callable[..., None],
-    ) -> ClassificationTask:
+    def engine(self, train: ImageDataset) -> type[ClassificationTask]:
+        from convnext.classification.label_task import LabelTask
         from convnext.classification.task import ClassificationTask
 
-        return ClassificationTask(recipe, plan, train, val, world, folder, say)
+        return LabelTask if train.multi_label else ClassificationTask
 
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         return f"{recipe.image_size}", f"{recipe.image_size} px"
@@ -169,6 +161,11 @@ class ClassificationSpec(TaskSpec):
         stated = metadata.get("preprocess")
         preprocess = Preprocess.from_dict(stated) if stated else Preprocess()
         classes, names = class_names(metadata, num_classes, source)
+        if len(metadata.get("thresholds") or classes) != num_classes:
+            raise ConvNextError(
+                f"{source} has {len(metadata['thresholds'])} thresholds for {num_classes} classes. The file is damaged or was put "
+                "together from two: get it again from where it was trained."
+            )
         return Loaded(module, classes, names, preprocess, source, metadata)
 
     def resized(self, loaded: Loaded, image_size: int) -> Loaded:
@@ -195,11 +192,14 @@ class ClassificationSpec(TaskSpec):
         return eval_transform(loaded.preprocess)
 
     def answer(self, loaded: Loaded, source: Input, output: Tensor, options: Any) -> Classification | Failure:
-        from convnext.classification.results import Classification
+        from convnext.classification.results import Classification, Labels
 
         if len(output) != len(loaded.classes):
             return failure(source, f"the model gives {len(output)} values for {len(loaded.classes)} classes.")
-        return Classification(source, output.softmax(0).numpy(), loaded.classes, loaded.names, options.top_k)
+        classes, names, k = loaded.classes, loaded.names, options.top_k
+        if (thresholds := loaded.metadata.get("thresholds")) is not None:
+            return Labels(source, output.double().sigmoid().numpy(), classes, names, k, list(thresholds))
+        return Classification(source, output.softmax(0).numpy(), classes, names, k)
 
     def evaluate(
         self,
@@ -213,10 +213,18 @@ class ClassificationSpec(TaskSpec):
         workers: int = 0,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
+        import numpy as np
+
+        from convnext.classification.dataset import fitting
         from convnext.classification.evaluate import evaluate
+        from convnext.classification.label_metrics import LabelScores
+        from convnext.classification.label_task import label_logits
+        from convnext.classification.tables import evaluation, label_evaluation
         from convnext.data.loader import EvalSamples, eval_loader
         from convnext.runtime.precision import described
 
+        several = next(iter(models.values())).metadata.get("thresholds") is not None
+        samples = fitting(samples, several, data)
         models, samples, limited = among(models, samples, options.among)
         first = next(iter(models.values()))
         loader = eval_loader(
@@ -228,10 +236,39 @@ class ClassificationSpec(TaskSpec):
             world.size,
         )
         modules = {which: loaded.module for which, loaded in models.items()}
+        if several:
+            logits = label_logits(modules, loader, samples.labels, world, precision, progress=progress)
+            scores = {
+                which: LabelScores(logits[which], samples.labels, np.array(loaded.metadata["thresholds"]))
+                for which, loaded in models.items()
+            }
+            return label_evaluation(models, scores, data, described(precision, world.device))
         results = evaluate(modules, loader, len(first.classes), world, precision, progress=progress)
         return evaluation(models, results, data, described(precision, world.device), limited)
 
     # -- export
+
+    def compare(
+        self,
+        loaded: Loaded,
+        exported: Exported,
+        names: Sequence[str],
+        views: Sequence[Callable[[int], Tensor]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Compared:
+        from convnext.task.compare import compare
+
+        thresholds = loaded.metadata.get("thresholds")
+        if thresholds is None:
+            return compare(loaded.module, exported, names, views, loaded.classes, progress)
+        import torch
+
+        least = torch.tensor(thresholds, dtype=torch.float64)
+
+        def said(logits: Tensor) -> Tensor:
+            return logits.double().sigmoid() >= least
+
+        return compare(loaded.module, exported, names, views, loaded.classes, progress, said, "the labels")
 
     def views(self, loaded: Loaded, metadata: Metadata) -> list[Callable[[Image], Tensor]]:
         """The size that the file takes, and half as much again where it is free."""
@@ -289,71 +326,6 @@ def class_names(metadata: Mapping[str, Any], num_classes: int, source: str) -> t
         return labels, [info.index_to_description(i) for i in range(num_classes)]
     numbers = [str(i) for i in range(num_classes)]
     return numbers, numbers
-
-
-def evaluation(
-    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, limited: bool = False
-) -> Evaluation:
-    """The results of the weights in `models` as tables, JSON and a confusion figure; `limited` to the data's classes."""
-    from convnext.report.confusion import draw_confusion
-    from convnext.task.results import SHOWN, Evaluation, Table, interval, worst_first
-
-    first = next(iter(results))
-    loaded, result = models[first], results[first]
-    images, k = int(result.count.sum()), len(loaded.classes)
-    top5 = k > 5  # among five classes or fewer it is always right
-    seen = [i for i in range(k) if result.count[i]]
-    uneven = len({int(result.count[i]) for i in seen}) > 1  # else it is the top-1
-    more = (*(("top-5 %",) if top5 else ()), *(("balanced %",) if uneven else ()))
-    columns = ("weights", "file", "top-1 %", "95 % interval", *more, "loss")
-    rows = [
-        (
-            which,
-            Path(models[which].source).name,
-            f"{r.top1:.3f}",
-            interval(r.top1, images),
-            *((f"{r.top5:.3f}",) if top5 else ()),
-            *((f"{r.balanced:.3f}",) if uneven else ()),
-            f"{r.loss:.4f}",
-        )
-        for which, r in results.items()
-    ]
-    title = f"{images:,} images of {data} at {loaded.preprocess.size} px, {precision}"
-    if limited:
-        title += f", among the data's {k:,} classes"
-    tables = [Table(columns, rows, title, left=2, spare=("loss", "file"))]
-    if len(seen) > 1:
-        worst = sorted(seen, key=lambda i: result.correct1[i] / result.count[i])[:SHOWN]
-        rows = [
-            (loaded.names[i], int(result.count[i]), f"{accuracy(result, i):.1f}", mistaken_for(result, loaded.names, i))
-            for i in worst
-        ]
-        columns = ("class", "images", "top-1 %", "most often taken for")
-        tables.append(Table(columns, rows, worst_first(first, len(worst), len(seen))))
-    per_class = {
-        which: {loaded.classes[i]: {"images": int(r.count[i]), "top1": accuracy(r, i)} for i in seen}
-        for which, r in results.items()
-    }
-    files: dict[str, Callable[[Path], object]] = {}
-    if result.confusion is not None:
-        files["confusion.png"] = partial(draw_confusion, result.confusion, loaded.names)
-    metrics = {which: r.metrics() for which, r in results.items()}
-    details = {"image_size": loaded.preprocess.size, "per_class": per_class}
-    return Evaluation(data, images, metrics, "top1", precision, tables, details, files)
-
-
-def accuracy(result: Result, i: int) -> float:
-    """Top-1 of class i in percent."""
-    return 100 * float(result.correct1[i] / result.count[i])
-
-
-def mistaken_for(result: Result, names: list[str], true: int) -> str:
-    """The class that images of class `true` are most often taken for, with their number."""
-    if result.confusion is None:
-        return ""
-    row = result.confusion[true].copy()
-    row[true] = 0
-    return f"{names[row.argmax()]} ({row.max()})" if row.max() else ""
 
 
 SPEC = ClassificationSpec()

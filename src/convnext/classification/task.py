@@ -1,6 +1,6 @@
 """The classification task as the engine sees it: model, batches, losses, evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,22 +48,33 @@ class ClassificationTask(DataTask):
         say: Callable[..., None],
     ):
         super().__init__(recipe, plan, train, val, fingerprint(train), world, folder, say)
-        if train.multi_label:
-            raise ConvNextError(
-                f"{recipe.data} has several labels for an image, which this version reads and does not train on."
-            )
-        self.recipe = recipe
+        self.recipe, self.folder = recipe, folder
         self.preprocess = Preprocess.for_size(recipe.image_size)
         self.classes = list(train.classes)
-        self.weights = None
-        if recipe.class_weights:
-            counts = np.bincount(train.labels, minlength=len(self.classes))
-            weights = class_weights(recipe.class_weights, counts, self.classes)
-            self.weights = torch.from_numpy(weights).to(world.device)
-        self.drawn = _drawn(recipe, train)
+        weights = self.weights_of(recipe, train)
+        self.weights = None if weights is None else torch.from_numpy(weights).to(world.device)
+        self.drawn = _drawn(recipe, train, self.groups)
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
+
+    @classmethod
+    def check(cls, recipe: Classification, train: ImageDataset) -> None:
+        super().check(recipe, train)
+        cls.weights_of(recipe, train)
+        _drawn(recipe, train, cls.groups)
+
+    @classmethod
+    def groups(cls, train: ImageDataset) -> np.ndarray:
+        """The class (N,) that each image counts for in `--sampling`."""
+        return train.labels
+
+    @classmethod
+    def weights_of(cls, recipe: Classification, train: ImageDataset) -> np.ndarray | None:
+        """Weights (K,) of the classes in the loss, float32; None for equal ones."""
+        if not recipe.class_weights:
+            return None
+        return class_weights(recipe.class_weights, train.counts(), list(train.classes))
 
     def _build(self) -> nn.Module:
         recipe = self.recipe
@@ -109,22 +120,24 @@ class ClassificationTask(DataTask):
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False
     ) -> dict[str, dict[str, float]]:
-        samples = EvalSamples(self.val, eval_transform(self.preprocess))
-        batch = self.recipe.runtime.eval_batch or 2 * self.plan.device_batch
-        world = self.world
-        loader = eval_loader(samples, batch, self.workers, self.pin, world.rank, world.size)
-        results = evaluate(models, loader, len(self.classes), world, self.precision, interrupted)
+        results = evaluate(models, self.held_out(), len(self.classes), self.world, self.precision, interrupted)
         return {label: result.metrics() for label, result in results.items()}
 
+    def held_out(self) -> Iterable[Batch]:
+        """This process's batches of the held-out images."""
+        samples = EvalSamples(self.val, eval_transform(self.preprocess))
+        batch = self.recipe.runtime.eval_batch or 2 * self.plan.device_batch
+        return eval_loader(samples, batch, self.workers, self.pin, self.world.rank, self.world.size)
 
-def _drawn(recipe: Classification, train: ImageDataset) -> Resampled | Blocks | None:
-    """The order of an epoch, where it is not a permutation of all images.
+
+def _drawn(recipe: Classification, train: ImageDataset, groups: Callable) -> Resampled | Blocks | None:
+    """The order of an epoch, where it is not a permutation of all images, of which each counts for one of its `groups`.
 
     Raises:
         ConvNextError: the images are not stored in blocks, or are to be repeated as well.
     """
     if recipe.order == "full":
-        return None if recipe.sampling == "natural" else Resampled(train.labels, POWERS[recipe.sampling])
+        return None if recipe.sampling == "natural" else Resampled(groups(train), POWERS[recipe.sampling])
     if recipe.sampling != "natural":
         raise ConvNextError("--order block reads every image once, and --sampling repeats some. Leave one of them out.")
     starts = train.blocks()

@@ -37,6 +37,23 @@ def class_weights(option: str, counts: np.ndarray, classes: list[str]) -> np.nda
     return (weights / mean).astype(np.float32)
 
 
+def positive_weights(option: str, counts: np.ndarray, images: int, classes: list[str]) -> np.ndarray:
+    """Weights (K,) float32 of the images that have a class, beside those that lack it, where an image can have several.
+
+    Args:
+        option: `balanced`, images without the class over images with it; `inverse-sqrt`, the square root of that; or a JSON
+            file that maps class names to weights.
+        counts: of `images` training images those that have each class (K,).
+
+    Raises:
+        ConvNextError: as `class_weights`.
+    """
+    if option not in RULES:
+        return _read(option, classes).astype(np.float32)
+    with_class = np.maximum(counts, 1).astype(float)
+    return (np.maximum(images - with_class, 1) / with_class).astype(np.float32) ** np.float32(RULES[option])
+
+
 def _read(option: str, classes: list[str]) -> np.ndarray:
     file = Path(option).expanduser()
     if not file.is_file():

@@ -135,13 +135,13 @@ class EvalSamples(Dataset):
 
 
 def collate(samples: list) -> Batch:
-    """Images of one size with labels: numbers, or maps of the images' size."""
+    """Images of one size with labels: numbers, or tensors of one shape each."""
     images, labels, indices, unreadable = zip(*samples, strict=True) if samples else ((), (), (), ())
     readable = [image for image in images if image is not None]
-    maps = bool(labels) and isinstance(labels[0], Tensor)
+    maps = [label for label in labels if isinstance(label, Tensor)]  # an unreadable image has none
     return Batch(
         torch.stack(readable) if readable else torch.empty(0),
-        torch.stack(labels) if maps else torch.tensor(labels, dtype=torch.int64),
+        torch.stack(maps) if maps else torch.tensor(labels, dtype=torch.int64),
         list(indices),
         [message for messages in unreadable for message in messages],
     )

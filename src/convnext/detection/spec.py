@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from convnext.detection.evaluate import Result
     from convnext.detection.results import Detection
     from convnext.detection.task import DetectionTask
-    from convnext.recipes.plan import Plan
     from convnext.runtime.world import World
     from convnext.task.compare import Compared, Tolerance
     from convnext.task.exported import Exported, Metadata
@@ -163,19 +162,10 @@ class DetectionSpec(TaskSpec):
 
         return report_check(data, recipe, out)
 
-    def engine(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        train: CocoImages,
-        val: CocoImages,
-        world: World,
-        folder: Path,
-        say: Callable[..., None],
-    ) -> DetectionTask:
+    def engine(self, train: CocoImages) -> type[DetectionTask]:
         from convnext.detection.task import DetectionTask
 
-        return DetectionTask(recipe, plan, train, val, world, folder, say)
+        return DetectionTask
 
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         sides = recipe.augment.short_sides

@@ -140,6 +140,7 @@ def describe(spec: TaskSpec, loaded: Loaded, format: str, precision: str, **axes
         precision=precision,
         classes=list(loaded.classes),
         names=list(loaded.names) if loaded.names != loaded.classes else None,
+        thresholds=loaded.metadata.get("thresholds"),
         preprocess=asdict(loaded.preprocess),
         in_chans=getattr(model, "in_chans", 3),
         inputs=spec.inputs,

@@ -29,6 +29,10 @@ from convnext.models.block import init_weights
 from convnext.models.recompute import recompute_blocks
 from convnext.task.inputs import inputs_of
 
+ONE_LABEL, SEVERAL_LABELS = "single_label_classification", "multi_label_classification"
+LOSSES = {ONE_LABEL: F.cross_entropy, SEVERAL_LABELS: F.binary_cross_entropy_with_logits}
+"""transformers' names of what labels are, and the loss of each."""
+
 
 class ConvNeXtPaperConfig(PreTrainedConfig):
     """Name and options of the network, as `convnext.create_model` takes them; labels are transformers'."""
@@ -66,9 +70,10 @@ class ConvNeXtPaperForImageClassification(PreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool = True, **unused: Any
     ) -> ImageClassifierOutputWithNoAttention | tuple[Tensor, ...]:
-        """pixel_values (B, C, H, W), labels (B,) -> logits (B, num_labels), and the cross-entropy if there are labels."""
+        """pixel_values (B, C, H, W), labels (B,), or (B, num_labels) where an image has several -> logits (B, num_labels),
+        and the loss if there are labels."""
         logits = self.network(pixel_values)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None if labels is None else LOSSES[self.config.problem_type or ONE_LABEL](logits, labels)
         found = ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
         return found if return_dict else found.to_tuple()
 
@@ -135,7 +140,7 @@ def to_transformers(
         network={key: value for key, value in network.items() if key != "num_classes"},
         id2label=dict(enumerate(model.classes)),
         label2id={label: i for i, label in enumerate(model.classes)},
-        problem_type="single_label_classification",
+        problem_type=ONE_LABEL if model.opened.loaded.metadata.get("thresholds") is None else SEVERAL_LABELS,
     )
     wrapped = ConvNeXtPaperForImageClassification(config).eval()
     wrapped.network.load_state_dict(model.module.state_dict())

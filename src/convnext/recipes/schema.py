@@ -209,8 +209,8 @@ class Recipe:
     compile: bool = False
     """Compile the model with torch.compile (slower start, faster steps)."""
     best_by: str | None = None
-    """Metric of the held-out images by which the best weights are chosen; None: the task's own (top1, mask_ap, miou). `loss`
-    counts downwards, all others upwards."""
+    """Metric of the held-out images by which the best weights are chosen; None: the task's own (top1, or map of several labels;
+    mask_ap, miou). `loss` counts downwards, all others upwards."""
     patience: int | None = ranged(None, at_least=1)
     """Stop after so many evaluations in a row without a better result; None: train to the end. Only evaluations at half the peak
     learning rate or less count: before that, a flat curve says nothing about what a falling rate will bring."""
@@ -287,7 +287,7 @@ class BySteps:
 
 @dataclass(frozen=True)
 class Classification(ByEpochs, Recipe):
-    """Images with one label each."""
+    """Images with one label each, or several."""
 
     task: ClassVar[str] = "classification"
     places: ClassVar[tuple[str, ...]] = ("data", "val")
@@ -304,7 +304,12 @@ class Classification(ByEpochs, Recipe):
     """Side of the square input in pixels."""
     class_weights: str | None = None
     """Weights of the classes in the loss: `balanced` (inverse to their sizes), `inverse-sqrt`, or a JSON file of names and
-    weights. Their mean over the training images is made 1."""
+    weights. Their mean over the training images is made 1. Where an image can have several labels they are weights of the
+    images that have a class: `balanced` makes these count as much as those that lack it."""
+    multi_label_loss: Literal["bce", "asymmetric"] = "bce"
+    """Loss of images with several labels: binary cross-entropy, or asymmetric loss (Ridnik et al., 2021), in which the many
+    labels that are easily seen to be absent hardly count. Mixup and CutMix weight the labels by the share of their image;
+    label smoothing draws 0 and 1 towards a half."""
     sampling: Literal["natural", "balanced", "sqrt"] = "natural"
     """Images of an epoch: each once; or as many of every class; or of each class in proportion to the square root of its size,
     rare ones repeated with other augmentation."""

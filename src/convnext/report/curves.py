@@ -15,6 +15,11 @@ from convnext.runtime.names import CURVES, DETAILS
 LABELS = {
     "top1": "top-1 accuracy (%)",
     "top5": "top-5 accuracy (%)",
+    "balanced": "balanced accuracy (%)",
+    "map": "mAP over classes (%)",
+    "map_micro": "mAP over all labels (%)",
+    "f1": "F1 over classes (%)",
+    "f1_micro": "F1 over all labels (%)",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
     "images_per_second": "images per second",

@@ -32,6 +32,10 @@ def load_subject(name: str, device: torch.device) -> Subject:
     preprocess = classifier.preprocess
     if not isinstance(preprocess, Preprocess):
         raise ConvNextError(f"{name} is a {opened.spec.noun}; robustness is measured of classifiers.")
+    if classifier.metadata.get("thresholds") is not None:
+        raise ConvNextError(
+            f"{name} gives an image several labels; robustness is measured of classifiers of one label."
+        )
     return Subject(
         name.rstrip("/"),
         classifier.module,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from convnext.recipes.plan import Plan
     from convnext.runtime.world import World
     from convnext.segmentation.masks import MaskImages
     from convnext.segmentation.miou import Result
@@ -143,19 +142,10 @@ class SegmentationSpec(TaskSpec):
 
         return report_check(data, recipe, out)
 
-    def engine(
-        self,
-        recipe: Recipe,
-        plan: Plan,
-        train: MaskImages,
-        val: MaskImages,
-        world: World,
-        folder: Path,
-        say: Callable[..., None],
-    ) -> SegmentationTask:
+    def engine(self, train: MaskImages) -> type[SegmentationTask]:
         from convnext.segmentation.task import SegmentationTask
 
-        return SegmentationTask(recipe, plan, train, val, world, folder, say)
+        return SegmentationTask
 
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         augment = recipe.augment

@@ -52,9 +52,10 @@ class Comparison:
     Attributes:
     images: number compared, `sizes` the sides (height, width) at which.
     difference: the largest between two logits; `relative` to the largest logit.
-    agreement: percent of images (of pixels, for a segmenter) with the same first class.
+    agreement: percent of images (of pixels, for a segmenter; of images and classes, for several labels) with the same answer.
     worst: where the difference is largest, in words.
-    disagree: names of the first images whose first class differs.
+    disagree: names of the first images whose answer differs.
+    answers: what is compared, in words.
     """
 
     images: int
@@ -64,6 +65,7 @@ class Comparison:
     agreement: float
     worst: str
     disagree: tuple[str, ...]
+    answers: str = "top-1"
 
     def rows(self, tolerance: Tolerance) -> list[tuple[str, str]]:
         """(label, text) rows for the terminal."""
@@ -71,7 +73,7 @@ class Comparison:
         apart = f"{self.difference:.2e} of the logits, {self.relative:.1e} of the largest"
         return [
             ("largest difference", f"{apart} ({allowed} allowed)"),
-            ("top-1 agreement", f"{self.agreement:.2f} % ({tolerance.agreement:g} % asked for)"),
+            (f"{self.answers} agreement", f"{self.agreement:.2f} % ({tolerance.agreement:g} % asked for)"),
         ]
 
     def failure(self, tolerance: Tolerance) -> str | None:
@@ -81,7 +83,7 @@ class Comparison:
         if not self.agreement >= tolerance.agreement:
             which = ", ".join(self.disagree)
             return (
-                f"top-1 is the same in {self.agreement:.2f} % and not in {tolerance.agreement:g} %; it differs in {which}"
+                f"{self.answers} agree in {self.agreement:.2f} % and not in {tolerance.agreement:g} %; it differs in {which}"
                 f". The largest difference is {self.difference:.2e}: {self.worst}"
             )
         return None
@@ -95,6 +97,8 @@ def compare(
     views: Sequence[Callable[[int], Tensor]],
     classes: Sequence[str],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    answer: Callable[[Tensor], Tensor] = lambda logits: logits.argmax(1),
+    answers: str = "top-1",
 ) -> Comparison:
     """Run both on every image of every view, in calls of 1, 3 and 8 images in turn.
 
@@ -105,6 +109,7 @@ def compare(
         views: for each size a function that makes image i a tensor (3, H, W) of that size.
         classes: names of the K.
         progress: receives (done, total) images after each call.
+        answer: what people see of logits, (B, ..), which has to agree; `answers` names it.
 
     Raises:
         ConvNextError: the exported model's output has another shape.
@@ -128,7 +133,7 @@ def compare(
             if (most := float(apart.max())) > worst or where == "nowhere":
                 worst = most
                 where = _place(apart, expected, got, [names[i] for i in part], classes)
-            hits = expected.argmax(1) == got.argmax(1)  # (B,) or (B, H, W)
+            hits = answer(expected) == answer(got)  # (B,), (B, K) or (B, H, W)
             same, positions = same + int(hits.sum()), positions + hits.numel()
             for i, hit in zip(part, hits.flatten(1).all(1) if hits.ndim > 1 else hits, strict=True):
                 if not hit:
@@ -137,7 +142,7 @@ def compare(
             progress(done, len(views) * len(names))
     agreement = 100 * same / positions
     first = tuple(disagree)[:5]
-    return Comparison(len(names), tuple(sizes), worst, worst / max(largest, 1e-12), agreement, where, first)
+    return Comparison(len(names), tuple(sizes), worst, worst / max(largest, 1e-12), agreement, where, first, answers)
 
 
 def calls(count: int) -> Iterator[list[int]]:

@@ -97,8 +97,15 @@ class DataTask(ABC):
     ) -> dict[str, dict[str, float]]:
         """Metrics of each model over the validation images; raises Interrupted when `interrupted()`."""
 
-    def _named_metric(self, name: str) -> str:
-        known = [column for column, *_ in self.columns]
+    @classmethod
+    def check(cls, recipe: Any, train: Any) -> None:
+        """Raise ConvNextError for options that these training images contradict; nothing is built or written."""
+        if recipe.best_by is not None:
+            cls._named_metric(recipe.best_by)
+
+    @classmethod
+    def _named_metric(cls, name: str) -> str:
+        known = [column for column, *_ in cls.columns]
         if name not in known:
             raise ConvNextError(
                 f"There is no metric {name!r}.{nearest(name, known)} --best-by can be: {', '.join(known)}."

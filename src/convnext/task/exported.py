@@ -28,6 +28,7 @@ class Metadata:
         inputs, outputs: names of the graph's inputs and outputs.
         batch: images in one call; None for any number.
         size: (height, width) of the input; None for any, of at least `smallest` pixels a side.
+        thresholds: of several labels per image, the probability from which each class applies; None: one class does.
         pads: True if smaller images are padded with zeros to what the file takes.
         kept: layers that int8 leaves in fp32: those that cut patches, and those that the measured agreement asked for.
         data: the training data and how it was split (see `task.engine`), so that evaluation knows the held-out part.
@@ -45,6 +46,7 @@ class Metadata:
     smallest: int = 1
     in_chans: int = 3
     names: list[str] | None = None
+    thresholds: list[float] | None = None
     inputs: tuple[str, ...] = ("images",)
     outputs: tuple[str, ...] = ("logits",)
     pads: bool = False

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-    from convnext.recipes.plan import Plan
     from convnext.recipes.schema import Recipe
     from convnext.runtime.world import World
     from convnext.task.compare import Compared, Tolerance
@@ -201,17 +200,8 @@ class TaskSpec(ABC):
         raise ConvNextError(f"A recipe for a {self.noun} has no single image size to change.")
 
     @abstractmethod
-    def engine(
-        self,
-        recipe: Any,
-        plan: Plan,
-        train: Any,
-        val: Any,
-        world: World,
-        folder: Path,
-        say: Callable[..., None],
-    ) -> DataTask:
-        """The task as the training loop sees it."""
+    def engine(self, train: Any) -> type[DataTask]:
+        """The class of the task as the training loop sees it, for training images like these."""
 
     def geometry(self, recipe: Any) -> tuple[str, str]:
         """Size of the images in a run, briefly for tables ("224") and in words ("224 px")."""

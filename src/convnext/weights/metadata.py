@@ -16,6 +16,7 @@ LONGEST_TEXT = 16 << 20  # characters of JSON: the 21,841 names of ImageNet-22K 
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.+-]+$")]
 Text = Annotated[str, Field(max_length=10_000)]
 Labels = Annotated[list[Annotated[str, Field(max_length=1_000)]], Field(max_length=100_000)]
+Thresholds = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100_000)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Channels = Annotated[int, Field(ge=1, le=8192)]
 Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
@@ -88,6 +89,7 @@ class Metadata(_Section):
     num_classes: Count | None = None
     classes: Labels | None = None
     names: Labels | None = None
+    thresholds: Thresholds | None = None
     preprocess: Preprocess | None = None
     metrics: dict[Annotated[str, Field(max_length=200)], Number | None] | None = None
     task: Word | None = None
@@ -115,6 +117,7 @@ class Exported(_Section):
     smallest: Side = 1
     in_chans: Annotated[int, Field(ge=1, le=1024)] = 3
     names: Labels | None = None
+    thresholds: Thresholds | None = None
     inputs: Annotated[list[Word], Field(max_length=8)] = []
     outputs: Annotated[list[Word], Field(max_length=8)] = []
     pads: bool = False
