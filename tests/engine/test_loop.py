@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite_are_never_the_best(tmp_path):
         return {"raw": {"loss": 1.0, "top1": 1.0}, "ema": {"loss": 1.0, "top1": 50.0}}
 
     run = make_run(tmp_path / "run", {"on_evaluate": spoil})
-    assert run.fit().best == {"score": 1.0, "weights": "raw", "step": 4}
+    assert run.fit().best == {"score": 1.0, "weights": "raw", "step": 8}
     assert "The ema weights" in printed(run)
 
 

@@ -34,6 +34,12 @@ def test_a_gain_starts_the_count_anew(tmp_path):
     assert state.step == 8 * 4
 
 
+def test_of_equal_scores_the_later_is_the_best_and_no_gain(tmp_path):
+    state = make_run(tmp_path, scores([5, 7, 6, 7, 7, 6]), epochs=10, patience=3).fit()
+    assert state.best["step"] == 5 * 4, "few held-out images give the same score often, and the model still learns"
+    assert state.step == 8 * 4
+
+
 def test_without_patience_it_goes_to_the_end(tmp_path):
     assert make_run(tmp_path, scores([5, 4]), epochs=6).fit().step == 24
 
