@@ -10,6 +10,7 @@ import termios
 import traceback
 import unicodedata
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -37,6 +38,25 @@ class Screen:
     def text(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def shown(self) -> list[str]:
+        """The lines that stay on the terminal, as a person scrolls back through them: a bar that was wiped is not among them."""
+        lines, row, column = [""], 0, 0
+        for piece in re.findall(rf"{ESCAPE.pattern}|[\r\n]|[^\x1b\r\n]+", self.raw):
+            if piece == "\n":
+                row += 1
+                lines += [""] * (row + 1 - len(lines))
+            elif piece == "\r":
+                column = 0
+            elif up := re.fullmatch(r"\x1b\[(\d*)A", piece):
+                row = max(row - int(up[1] or 1), 0)
+            elif piece == "\x1b[2K":
+                lines[row] = ""
+            elif not piece.startswith("\x1b"):
+                lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + len(piece) :]
+                column += len(piece)
+        return [line.rstrip() for line in lines]
+
     def too_long(self) -> list[str]:
         """Lines that are longer than the terminal is wide: it would break them anywhere."""
         return [line for line in self.lines if sum(cells(c) for c in line) > self.width]
@@ -52,7 +72,20 @@ def on_terminal(argv: list[str], width: int = 80, fresh: bool = False, **environ
     `fresh` starts a new interpreter, which takes seconds: what trains has to, because PyTorch refuses a backward pass
     in the fork of a process that has done one.
     """
+    if fresh:
+        return program_on_terminal([sys.executable, "-m", "convnext", *argv], width, **environment)
+    module = import_module("convnext.cli.main")
     import_module(f"convnext.cli.{argv[0]}")  # once, and not in every fork
+    return forked_on_terminal(lambda: module.run(argv), width, environment)
+
+
+def program_on_terminal(command: list[str], width: int = 80, **environment: str) -> Screen:
+    """Run any program whose input and output are a terminal of `width` columns."""
+    return forked_on_terminal(lambda: os.execvp(command[0], command), width, environment)
+
+
+def forked_on_terminal(work: Callable[[], int], width: int, environment: dict[str, str]) -> Screen:
+    """Run a function in a fork of this process, whose input and output are a terminal; what it returns is the exit code."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -66,11 +99,7 @@ def on_terminal(argv: list[str], width: int = 80, fresh: bool = False, **environ
                 os.environ.pop(name, None)
             os.environ.update({"TERM": "xterm-256color", **environment})
             os.read(0, 1)  # until the terminal has its size
-            if fresh:
-                os.execv(sys.executable, [sys.executable, "-m", "convnext", *argv])
-            from convnext.cli.main import run
-
-            code = run(argv)
+            code = work()
         except SystemExit as stopped:
             code = stopped.code if isinstance(stopped.code, int) else 2
         except BaseException:

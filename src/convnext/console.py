@@ -71,10 +71,15 @@ def print_table(console: Console, made: Table) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, shown: bool = True) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on a terminal's stderr; yields a function that takes (done, total)."""
-    err = stderr()
-    with bar_of(label, err, shown) as (bar, item):
+def progress_bar(
+    label: str, shown: bool = True, console: Console | None = None
+) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal's stderr; yields a function that takes (done, total).
+
+    Args:
+        console: where lines are printed while the bar is there, which appear above it; None: nowhere.
+    """
+    with bar_of(label, console or stderr(), shown) as (bar, item):
         yield lambda done, total: bar.update(item, completed=done, total=total)
 
 
@@ -83,14 +88,14 @@ def bar_of(
     label: str, console: Console, shown: bool, more: Sequence[Any] = (), **fields: Any
 ) -> Iterator[tuple[Any, Any]]:
     """A rich bar with its only task: label, bar, count and time to go, and the columns `more` after the count; the bar
-    gives way where the terminal is narrow."""
+    gives way where the terminal is narrow. Results in a file or a pipe stay there: rich would print them above the bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     size = bar_width(console)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(size), *(more or [MofNCompleteColumn()]))
     with Progress(
         *columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True,
-        disable=not (shown and console.is_terminal),
+        disable=not (shown and console.is_terminal), redirect_stdout=sys.stdout.isatty(),
     ) as bar:  # fmt: skip
         yield bar, bar.add_task(shortened(clean(label), max(console.width - size - 30, 10)), total=None, **fields)
 

@@ -4,12 +4,14 @@ import re
 import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from convnext.console import progress_bar, stderr
 from pictures import TINY, draw_classes
-from terminal import on_terminal, widths
+from terminal import forked_on_terminal, on_terminal, widths
 
 RUN = ["train", "quickstart", *TINY]
 
@@ -91,6 +93,25 @@ def test_the_tables_of_evaluate_and_predict(trained, tmp_path, width):
     assert not screen.too_long()
     for ending in ("across/0.png", "across/1.png", "down/0.png"):
         assert any(ending in line and line.endswith(" %") for line in screen.lines), "name and answer on one line"
+
+
+def test_results_stay_in_their_file_while_a_bar_is_drawn(tmp_path):
+    def work() -> int:
+        err = stderr()
+        with (
+            open(tmp_path / "results", "w") as file,
+            redirect_stdout(file),
+            progress_bar("working", console=err) as bar,
+        ):
+            bar(1, 2)
+            print('{"file": "1.jpg"}')
+            err.print("2.jpg cannot be read")
+        return 0
+
+    screen = forked_on_terminal(work, 80, {})
+    assert (tmp_path / "results").read_text() == '{"file": "1.jpg"}\n'
+    assert [line for line in screen.shown if line] == ["2.jpg cannot be read"], "and the bar is wiped"
+    assert any("1/2" in line for line in screen.lines)
 
 
 def test_without_colour(trained):

@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
 
     model = load(arguments.checkpoint, device="cpu", precision="auto", weights=arguments.weights, trust=True)
     err, out = stderr(), stdout()
-    with progress_bar("comparing") as progress:
+    with progress_bar("comparing", console=err) as progress:
         report = export_opened(
             arguments.checkpoint, model.opened, arguments.options, lambda line: err.print(line, style="dim"), progress
         )

@@ -83,7 +83,7 @@ def run(argv: list[str]) -> int:
     err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
     rows: list[tuple[str, ...]] = []
     kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())
-    with progress_bar(spec.doing) as progress:
+    with progress_bar(spec.doing, not (arguments.json and out.is_terminal), err) as progress:
         for number, answer in enumerate(_counted(answers, progress, len(inputs))):
             broken = isinstance(answer, Failure)
             failed += broken

@@ -249,7 +249,9 @@ class Run:
         best = max(sound, key=lambda label: sign * sound[label], default=None)
         before = sign * state.best["score"] if state.best else math.nan
         gained = best is not None and not sign * sound[best] <= before
-        if best is not None and (gained or sign * sound[best] == before):  # of equals the later, which has learnt longer
+        if best is not None and (
+            gained or sign * sound[best] == before
+        ):  # of equals the later, which has learnt longer
             state.best = {"score": sound[best], "weights": best, "step": state.step}
             if self.world.is_main:
                 self._save_weights(best, RUN_FILES["best"], sound[best])
