@@ -248,14 +248,11 @@ class Run:
         sign = -1.0 if self.task.metric == "loss" else 1.0
         best = max(sound, key=lambda label: sign * sound[label], default=None)
         before = sign * state.best["score"] if state.best else math.nan
-        gained = best is not None and not sign * sound[best] <= before
-        if best is not None and (
-            gained or sign * sound[best] == before
-        ):  # of equals the later, which has learnt longer
+        if best is not None and not sign * sound[best] < before:  # of equal scores the later, which has learnt longer
             state.best = {"score": sound[best], "weights": best, "step": state.step}
             if self.world.is_main:
                 self._save_weights(best, RUN_FILES["best"], sound[best])
-        if gained:
+        if best is not None and not sign * sound[best] <= before:
             state.without_gain = 0
         elif state.step > self.plan.schedule.warmup_steps and self._lr(state.step) <= self.plan.schedule.lr / 2:
             state.without_gain += 1
