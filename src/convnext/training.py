@@ -159,7 +159,7 @@ def run_recipe(
     """`train` of a complete recipe, printing to `console`; errors as there."""
     from convnext.runtime import world as processes
 
-    with processes.joined(recipe.runtime.device) as world:
+    with processes.joined(recipe.runtime.device, recipe.runtime.timeout) as world:
         console.quiet = console.quiet or not world.is_main
         return _run(name, recipe, out, dry_run, console, on_record, world)
 

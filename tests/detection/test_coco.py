@@ -164,6 +164,7 @@ def test_objects_without_segmentation(tmp_path):
         ({"size": [40, 60]}, "counts"),
         ([["a", "b", "c", "d", "e", "f"]], ""),
         ([1, 2, 3, 4, 5, 6], ""),
+        ([[1, 2, float("nan"), 4, 5, 6]], "not a finite number"),
         ("mask", ""),
     ],
 )

@@ -6,13 +6,15 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from toy import SAMPLES, Toy, make_run, printed, toy_recipe
+from toy import SAMPLES, WORLD, Toy, make_run, printed, toy_recipe
 
 from convnext.engine.optim import optimizer_tensors
+from convnext.errors import ConvNextError
 from convnext.recipes.plan import make_plan
 from convnext.runtime.interruption import Interrupted, Stopped
 
@@ -98,6 +100,21 @@ def test_an_evaluation_that_hangs_ends_within_a_second(tmp_path):
     with pytest.raises(Stopped, match="the evaluation after step 4"):
         make_run(tmp_path / "run", {"on_evaluate": hang}).fit()
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("moment", ["on_batch", "on_evaluate"])
+def test_what_hangs_by_itself_is_given_up_and_the_run_continues_to_the_same_bits(tmp_path, whole, moment):
+    def hang(*which):
+        if which != (0,):
+            time.sleep(60)
+
+    began, impatient = time.monotonic(), replace(WORLD, timeout=0.005)
+    with pytest.raises(ConvNextError, match=r"Nothing came for 0.005 minutes \(--runtime.timeout\)"):
+        make_run(tmp_path / "run", {moment: hang}, impatient).fit()
+    assert time.monotonic() - began < 5
+    run = make_run(tmp_path / "run", world=impatient)
+    run.fit()
+    assert_equal(run, whole)
 
 
 class Hanging(torch.utils.data.Dataset):

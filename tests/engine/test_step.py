@@ -137,3 +137,20 @@ def test_precision_names():
     assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
     with autocast("bf16", torch.device("cpu")):
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_skipped_step_leaves_the_statistics_of_batch_norm_and_their_average(value):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    optimizer, ema = make_optimizer(model, Optim(lr=0.1)), MovingAverage(model, 0.5)
+    step = Step(model, mean_square, optimizer, WORLD, ema=ema)
+    good, bad = torch.randn(2, 8, 4)
+    bad[0, 0] = value
+    step([good, good], 2, (0,))
+    before = snapshot(model, optimizer, ema)
+    _, skipped, _ = step([good, bad], 2, (1,)).tolist()
+    after = snapshot(model, optimizer, ema)
+    assert skipped == 1
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+    step([good, good], 2, (2,))
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])

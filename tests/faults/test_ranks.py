@@ -1,29 +1,20 @@
-"""Processes that are killed while others wait for them: ranks of a run, and loaders of a rank."""
+"""Ranks of a run that are killed, or hang, while others wait for them."""
 
 import os
 import random
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from processes import Child, command, survived
 from scenario import is_full, scenario, sizes
-from test_kills import CLASSIFIER, assert_same, assert_tidy, children, continued, recorded, result
-
-from convnext.cli import main
+from test_kills import CLASSIFIER, assert_same, assert_tidy, recorded, result
 
 TWO = [*CLASSIFIER, "--epochs", "1"]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run of one process that nobody interrupted."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main.run([*CLASSIFIER, "--out", str(out)]) == 0
-    return out
 
 
 def free_port() -> int:
@@ -32,7 +23,7 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def ranks(out: Path, before: Callable[[], object] = lambda: None) -> list[Child]:
+def ranks(out: Path, before: Callable[[], object] = lambda: None, words: Sequence = ()) -> list[Child]:
     """Both processes of a training, joined as torchrun joins them."""
     port = free_port()
 
@@ -43,7 +34,9 @@ def ranks(out: Path, before: Callable[[], object] = lambda: None) -> list[Child]
         }  # fmt: skip
         before()
 
-    return [command([*TWO, "--out", out], out.parent / f"output{rank}", partial(join, rank)) for rank in range(2)]
+    return [
+        command([*TWO, *words, "--out", out], out.parent / f"output{rank}", partial(join, rank)) for rank in range(2)
+    ]
 
 
 def finished(processes: list[Child]) -> None:
@@ -78,20 +71,36 @@ def test_one_of_two_ranks_is_killed(both, tmp_path, request, tried):
                 assert_tidy(out)
 
 
-@sizes(0, 4)
-def test_killed_workers(whole, tmp_path, request, tried):
-    with scenario(
-        "killed worker",
-        "a data loading process is killed: one sentence, exit 2, continued to the same bits",
-        is_full(request),
-    ) as now:
+STALLED = 6.0
+"""Seconds that the others wait for a process in these tests."""
+
+
+@sizes(0, 6)
+def test_one_of_two_ranks_hangs(both, tmp_path, request, tried):
+    what = (
+        f"one of the two processes of a run is stopped (SIGSTOP) and never goes on, with --runtime.timeout {STALLED / 60:g}: the "
+        f"other says so within {STALLED:g} s and 4 s more, exit 2; both continue to the same bits"
+    )
+    with scenario("stalled rank", what, is_full(request)) as now:
+        longest = 0.0
         for seed in range(tried):
-            with now.case(f"seed {seed}"):
-                out = tmp_path / str(seed) / "run"
+            with now.case(f"rank {seed % 2}, seed {seed}"):
+                out, chance = tmp_path / str(seed) / "run", random.Random(seed)
                 out.parent.mkdir()
-                child = command([*CLASSIFIER, "--runtime.workers", "2", "--out", out], out.parent / "output")
-                child.until(lambda out=out, seed=seed, child=child: recorded(out) >= 3 * seed and bool(children(child)))
-                if workers := children(child):
-                    os.kill(workers[seed % len(workers)], signal.SIGKILL)
-                assert "A data loading process was killed" in survived(child, 2)
-                continued(CLASSIFIER, out, result(whole))
+                processes = ranks(out, words=["--runtime.timeout", STALLED / 60])
+                at = chance.randrange(1, 10)
+                processes[0].until(lambda out=out, at=at: recorded(out) >= at)
+                stalled, left = processes[seed % 2], processes[1 - seed % 2]
+                stalled.signal(signal.SIGSTOP)
+                began = time.monotonic()
+                try:
+                    said = survived(left, 2)
+                finally:
+                    stalled.kill()
+                longest = max(longest, time.monotonic() - began)
+                assert "Another of the run's 2 processes did not answer for 0.1 minutes (--runtime.timeout)" in said
+                assert time.monotonic() - began < STALLED + 4
+                finished(ranks(out))
+                assert_same(both, result(out))
+                assert_tidy(out)
+        now.note = f"at most {longest:.1f} s"

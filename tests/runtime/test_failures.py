@@ -16,6 +16,12 @@ ALONE, OF_TWO = World(torch.device("cpu")), World(torch.device("cpu"), size=2)
         (ALONE, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "probably for memory"),
         (ALONE, RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "--runtime.workers"),
         (ALONE, RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. .."), "/dev/shm"),
+        (ALONE, RuntimeError("DataLoader workers cannot start: no shared memory ([Errno 28] ..)"), "/dev/shm"),
+        (
+            ALONE,
+            RuntimeError("Caught .. in DataLoader worker process 0. .. unable to allocate shared memory(shm) .."),
+            "/dev/shm",
+        ),
         (ALONE, ConnectionResetError(104, "Connection reset by peer"), "data loading process was killed"),
         (ALONE, EOFError(), "data loading process was killed"),
         (OF_TWO, RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [..]"), "2 processes"),

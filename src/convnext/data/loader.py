@@ -1,19 +1,22 @@
 """Batches for training and evaluation, from a dataset, a transform and an order, with or without worker processes."""
 
 import atexit
+import errno
 import multiprocessing
 import multiprocessing.util  # registers its own end of process first
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from convnext.data.images import ImageError
 from convnext.data.pixels import pad_to_multiple
@@ -162,6 +165,13 @@ def _worker_init(_: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach every process of the group; the main process decides when workers end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.excepthook = _unless_broken_off
+
+
+def _unless_broken_off(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show what a thread of a loader raised, unless it is that the main process, which says why it ends, broke a transfer off."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _kill_loaders() -> None:
@@ -173,6 +183,39 @@ def _kill_loaders() -> None:
         child.kill()
 
 
+def share(batch: Any) -> Any:
+    """Move a batch's tensors to shared memory, in place: where there is none left, it is an error here, which reaches the main
+    process, and not in the thread that sends them, where PyTorch would lose it and wait for ever."""
+    if isinstance(batch, Tensor):
+        return batch.share_memory_()
+    parts = vars(batch).values() if isinstance(batch, Batch) else batch.values() if isinstance(batch, dict) else batch
+    if isinstance(batch, Batch | dict | list | tuple):
+        for part in parts:
+            share(part)
+    return batch
+
+
+@dataclass
+class _Shared:
+    """A collate function whose batches are in shared memory, where a loader calls it."""
+
+    collate: Callable
+
+    def __call__(self, samples: list) -> Any:
+        batch = self.collate(samples)
+        return share(batch) if get_worker_info() else batch
+
+
+class _Loader(DataLoader):
+    def __iter__(self):
+        try:
+            return super().__iter__()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename:
+                raise
+            raise RuntimeError(f"DataLoader workers cannot start: no shared memory ({error})") from error
+
+
 @cache
 def _end_with_process() -> None:
     atexit.register(_kill_loaders)  # after that of multiprocessing, so it runs before it
@@ -182,10 +225,10 @@ def make_loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, co
     """Loader of the items of `dataset` in these batches of keys; workers leave SIGINT and SIGTERM to the main process."""
     if workers:
         _end_with_process()
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_Shared(collate),
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_worker_init,

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,14 +22,14 @@ from convnext.engine.freeze import freeze
 from convnext.engine.meter import Meter
 from convnext.engine.recorder import Recorder
 from convnext.engine.schedule import learning_rate
-from convnext.engine.sound import is_sound
+from convnext.engine.sound import is_sound, unsound
 from convnext.engine.step import Step
 from convnext.engine.waiting import advice
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import Recipe
-from convnext.runtime.failures import explained
-from convnext.runtime.interruption import Interrupted, Stopped, StopRequest
+from convnext.runtime.failures import explained, hung
+from convnext.runtime.interruption import Hung, Interrupted, Stopped, StopRequest
 from convnext.runtime.names import CHECKPOINTS, RUN_FILES, of_rank
 from convnext.runtime.precision import resolve_precision
 from convnext.runtime.world import World
@@ -118,7 +119,7 @@ class Run:
         if world.is_main:
             self.recorder = Recorder(folder, console, plan.total_steps, self.state.step, on_record)
         # several processes stop together, after a step; one of them that cannot must not wait for ever
-        self.stop = StopRequest(grace=0.5 if world.size == 1 else 5.0)
+        self.stop = StopRequest(0.5 if world.size == 1 else 5.0, patience=60 * world.timeout)
         self._meter = Meter(self.state.step)
         self._saved_at, self._advised = time.monotonic(), False
         self._pending: list[tuple[Tensor, list[str]]] = []  # results of steps that are still on the device
@@ -134,19 +135,16 @@ class Run:
                 data loading process or of another process of the run.
         """
         plan, state = self.plan, self.state
-        try:
-            with self.stop, explained(self.world):
-                batches = self.task.batches(state.step) if state.step < plan.total_steps else iter(())
-                while True:
-                    if self._evaluation_due():
-                        self._evaluate()
-                    if state.step == plan.total_steps or state.without_gain >= (self.recipe.patience or math.inf):
-                        break
-                    self._one_step(batches)
-                    self._after_step()
-        finally:
-            if self.recorder:
-                self.recorder.close()
+        with self.stop, explained(self.world), closing(self.recorder) if self.recorder else nullcontext():
+            batches = self.task.batches(state.step) if state.step < plan.total_steps else iter(())
+            while True:
+                if self._evaluation_due():
+                    self._evaluate()
+                if state.step == plan.total_steps or state.without_gain >= (self.recipe.patience or math.inf):
+                    break
+                self._one_step(batches)
+                self._after_step()
+            del batches  # ends the loaders, whose death means nothing any more
         if self.world.is_main:
             self._save_weights("raw", RUN_FILES["raw"])
             if self.ema:
@@ -179,15 +177,12 @@ class Run:
         before = [buffer.clone() for buffer in model.buffers()] if plan.accumulation > 1 else []
         try:
             result = self.take_step(micro_batches(), plan.accumulation, (self.recipe.seed, "step", state.step))
-        except Interrupted:
+        except Interrupted as interruption:
             with torch.no_grad():
                 for buffer, value in zip(model.buffers(), before, strict=False):
                     buffer.copy_(value)
-            self.save()
-            self.stop.kill_children()  # they hang, and would keep this process from ending
-            raise Stopped(
-                self.stop.signum or 15, f"step {state.step} of {plan.total_steps}, waiting for data"
-            ) from None
+            where = f"step {state.step} of {plan.total_steps}, waiting for data"
+            raise self._abandoned(interruption, where) from None
         self._pending.append((result, names))
         self._meter.images += plan.total_batch
         state.step += 1
@@ -226,11 +221,9 @@ class Run:
         began = time.monotonic()
         try:
             with self.stop.interruptible():
-                results = self.task.evaluate(models, lambda: self.world.any(self.stop.signum is not None))
-        except Interrupted:
-            self.save()
-            self.stop.kill_children()
-            raise Stopped(self.stop.signum or 15, f"the evaluation after step {state.step}") from None
+                results = self.task.evaluate(models, self._asked_to_stop)
+        except Interrupted as interruption:
+            raise self._abandoned(interruption, f"the evaluation after step {state.step}") from None
         state.evaluated = state.step
         scores = {label: found[self.task.metric] for label, found in results.items()}
         sound = {
@@ -259,6 +252,19 @@ class Run:
         self.save()
         self._meter.pause(time.monotonic() - began)
 
+    def _asked_to_stop(self) -> bool:
+        """True on every process if one of them was asked; evaluations ask before each batch."""
+        self.stop.moved_on()
+        return self.world.any(self.stop.signum is not None)
+
+    def _abandoned(self, interruption: Interrupted, where: str) -> Exception:
+        """Save the state; what the run ends with."""
+        self.save()
+        self.stop.kill_children()  # they hang, and would keep this process from ending
+        if isinstance(interruption, Hung):
+            return ConvNextError(hung(self.world, where))
+        return Stopped(self.stop.signum or 15, where)
+
     def _save_weights(self, which: str, name: str, score: float | None = None) -> None:
         model = self.ema.module if which == "ema" and self.ema else self.task.model
         facts = {"weights": which, "step": self.state.step}
@@ -285,12 +291,7 @@ class Run:
                 self._note_nonfinite(first + i, entry["loss"], norm, names)
         self._pending.clear()
         if state.skipped_in_a_row >= self.recipe.max_nonfinite:
-            raise ConvNextError(
-                f"The loss or a gradient was not finite in {state.skipped_in_a_row} steps in a row, up to step {state.step} "
-                f"(learning rate {self._lr(state.step - 1):.2e}); none of them changed the weights. The samples are listed in "
-                f"{self._nonfinite}. Lower --optim.lr, set --optim.clip-grad 1.0, or use --precision fp32, "
-                "in a new folder."
-            )
+            raise unsound(state.skipped_in_a_row, state.step, self._lr(state.step - 1), self._nonfinite)
 
     @property
     def _nonfinite(self) -> Path:

@@ -41,9 +41,9 @@ class Step:
 
     `loss(model, batch)` gives the losses by name; their sum is what is minimised. `names` are theirs after the first step.
 
-    A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters, moments,
-    step count and EMA stay as they are. Modules in `frozen` compute as in evaluation. Each micro-batch starts from generators
-    seeded with (keys, micro, rank).
+    A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters, buffers
+    (BatchNorm's statistics), moments, step count and EMA stay as they are. Modules in `frozen` compute as in evaluation.
+    Each micro-batch starts from generators seeded with (keys, micro, rank).
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Step:
     def __call__(self, batches: Iterable, accumulation: int, keys: tuple) -> Tensor:
         for part in self.frozen:  # an evaluation puts the whole model back into training mode
             part.eval()
+        before = [buffer.clone() for buffer in self.model.buffers()]
         losses = torch.zeros((), device=self.world.device)
         for micro, batch in enumerate(batches):
             last = micro == accumulation - 1
@@ -82,10 +83,10 @@ class Step:
                 (loss * self.loss_scale.scale if self.loss_scale else loss).backward()
             self.names = list(parts)
             losses = losses + torch.stack([part.detach().float() for part in parts.values()]) / accumulation
-        return self._update(losses)
+        return self._update(losses, before)
 
     @torch.no_grad()
-    def _update(self, losses: Tensor) -> Tensor:
+    def _update(self, losses: Tensor, before: list[Tensor]) -> Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale:
             torch._foreach_mul_(grads, 1.0 / self.loss_scale.scale)
@@ -97,6 +98,8 @@ class Step:
         sums = self.world.sum(torch.cat([bad.float()[None], losses]))
         skipped = (sums[0] > 0).float()
         self.optimizer.step_unless(skipped)
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(torch.where(skipped > 0, value, buffer))
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(skipped)

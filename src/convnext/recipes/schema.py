@@ -168,6 +168,9 @@ class Runtime:
     """Optimizer steps between two checkpoints, in addition."""
     keep_checkpoints: int = ranged(2, at_least=1)
     """Newest checkpoints kept."""
+    timeout: float = ranged(30.0, at_least=0.01)
+    """Minutes after which the run ends when a process of it, a loading process or a file system does not answer; the same
+    command then continues it."""
     eval_batch: int | None = ranged(None, at_least=1, at_most=MAX_BATCH)
     """Images per evaluation batch and device; None: twice device_batch."""
     recompute_stages: tuple[int, ...] = ranged((), at_least=0, at_most=3)

@@ -54,9 +54,17 @@ def memory_explained(advice: str) -> Iterator[None]:
         raise ConvNextError(f"{where} is out of memory ({text.strip().splitlines()[0][:200]}). {advice}") from error
 
 
+def hung(world: World, where: str) -> str:
+    """What is said when the data, or another process, did not answer for the world's timeout."""
+    return (
+        f"Nothing came for {world.timeout:g} minutes (--runtime.timeout) in {where}: a data loading process or a file system "
+        "hangs. The state is saved: look whether the images can be read, and give the same command to continue."
+    )
+
+
 def _explanation(error: Exception, world: World) -> str | None:
     text = str(error)
-    if "DataLoader worker" in text and "Bus error" in text:
+    if "DataLoader worker" in text and ("Bus error" in text or "shared memory" in text):
         return (
             "A data loading process ran out of shared memory (/dev/shm). Give the container more of it, or use fewer "
             f"processes with --runtime.workers; 0 loads in the main process. {CONTINUE}"
@@ -70,7 +78,8 @@ def _explanation(error: Exception, world: World) -> str | None:
         )
     if world.size > 1 and "Timed out" in text:
         return (
-            f"Another of the run's {world.size} processes did not answer for so long that it was given up. {CONTINUE}"
+            f"Another of the run's {world.size} processes did not answer for {world.timeout:g} minutes (--runtime.timeout). It "
+            f"may still be there: end it. {CONTINUE}"
         )
     if world.size > 1 and (unnamed or any(words in text for words in _OF_THE_GROUP)):
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

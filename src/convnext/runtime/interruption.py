@@ -25,16 +25,20 @@ class Interrupted(Exception):
     """An evaluation, or a wait for data, was asked to stop."""
 
 
+class Hung(Interrupted):
+    """An evaluation, or a wait for data, has not moved on for too long."""
+
+
 class StopRequest:
     """A context in which SIGINT and SIGTERM set `signum`, and another one more than a second later ends the process.
 
-    Inside `interruptible()`, `Interrupted` is raised once the request is `grace` seconds old. Signals are left as they
-    are outside the main thread, where Python cannot handle them.
+    Inside `interruptible()`, `Interrupted` is raised once the request is `grace` seconds old, and `Hung` when `moved_on()` was
+    not called for `patience` seconds. Signals are left as they are outside the main thread, where Python cannot handle them.
     """
 
-    def __init__(self, grace: float = 0.5):
+    def __init__(self, grace: float = 0.5, patience: float = 0):
         self.signum: int | None = None
-        self._grace, self._asked, self._interruptible = grace, 0.0, False
+        self._grace, self._patience, self._asked, self._interruptible = grace, patience, 0.0, False
         self._before: dict = {}
         self._elders = multiprocessing.active_children()
 
@@ -55,11 +59,19 @@ class StopRequest:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """A part of the run that can be abandoned anywhere: waiting for data, evaluating."""
+        self.moved_on()
         self._interruptible = True
         try:
             yield
         finally:
             self._interruptible = False
+
+    def moved_on(self) -> None:
+        """Begin to count the seconds of `patience` anew."""
+        if self._patience and self._before and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, self._patience)
+            if self.signum is not None:  # the timer is that of the request
+                self._remind_soon()
 
     def kill_children(self) -> None:
         """End the processes started since this request was made, such as loaders that hang in a file system."""
@@ -78,15 +90,19 @@ class StopRequest:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is None:
             self.signum, self._asked = signum, time.monotonic()
-            if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, self._grace, 0.2)
+            self._remind_soon()
         elif time.monotonic() - self._asked > REPEAT:
             self.kill_children()
             cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
             os.write(2, f"{cursor}convnext: ended at once; the last checkpoint stands.\n".encode())
             os._exit(128 + signum)
 
+    def _remind_soon(self) -> None:
+        if hasattr(signal, "setitimer"):
+            left = self._asked + self._grace - time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.2), 0.2)
+
     def _remind(self, signum: int, frame: FrameType | None) -> None:
         if self._interruptible:
             self._interruptible = False
-            raise Interrupted
+            raise Hung if self.signum is None else Interrupted

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,12 +19,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` of them, `local_size` on this machine."""
+    """This process among `size` of them, `local_size` on this machine; `timeout`: minutes that they wait for each other."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
     local_size: int = 1
+    timeout: float = 30.0
 
     @property
     def is_main(self) -> bool:
@@ -78,8 +80,10 @@ class World:
         return answer[0]
 
 
-def start(device: str = "auto") -> World:
+def start(device: str = "auto", timeout: float = 30.0) -> World:
     """Join the process group that torchrun's environment describes, and choose this process's device.
+
+    Operations that wait for another process fail after `timeout` minutes.
 
     Raises:
         ConvNextError: the device asked for is not there.
@@ -92,8 +96,9 @@ def start(device: str = "auto") -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    return World(chosen, rank, size, local_size)
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout))
+    return World(chosen, rank, size, local_size, timeout)
 
 
 def stop() -> None:
@@ -103,9 +108,9 @@ def stop() -> None:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[World]:
+def joined(device: str = "auto", timeout: float = 30.0) -> Iterator[World]:
     """`start`, and `stop` at the end."""
     try:
-        yield start(device)
+        yield start(device, timeout)
     finally:
         stop()

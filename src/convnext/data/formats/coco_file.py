@@ -96,6 +96,8 @@ def _decode(text: bytes, size: tuple[int, int]) -> np.ndarray:
     if isinstance(segmentation, list):
         # a polygon has three corners; pycocotools would take four numbers for a box
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not np.isfinite(np.concatenate([np.asarray(polygon, dtype=float) for polygon in polygons] or [[]])).all():
+            raise ValueError("a corner is not a finite number")
         if not polygons:
             return np.zeros(size, dtype=bool)
         tools = require("pycocotools.mask", "detection")
