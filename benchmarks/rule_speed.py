@@ -62,11 +62,11 @@ def work() -> None:
 
 
 class Tree:
-    """A process that computes with the package in `source`."""
+    """A process that computes with the package in `source`, by `script --work`."""
 
-    def __init__(self, source: Path):
+    def __init__(self, source: Path, script: str = __file__):
         environment = {**os.environ, "PYTHONPATH": str(source)}
-        command = [sys.executable, __file__, "--work"]
+        command = [sys.executable, script, "--work"]
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

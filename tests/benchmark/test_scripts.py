@@ -155,6 +155,15 @@ def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypa
     assert not Block.recompute_hidden, "the step's setting outlives it"
 
 
+@pytest.mark.slow  # three processes import everything and train
+def test_before_and_now_compares_two_trees(tmp_path):
+    source = str(SCRIPTS.parent / "src")
+    small = ["--before", source, "--rounds", "1", "--epochs", "1", "--photos", "2"]
+    result = run("before_and_now", tmp_path / "now.json", *small)
+    assert [row["what"] for row in result["rows"]] == ["training", "predict"]
+    assert all(row["ratio"] > 0 and row["noise"] > 0 and row["now"] > 0 for row in result["rows"])
+
+
 @pytest.mark.slow  # four processes import everything
 def test_rule_speed_compares_two_trees(tmp_path):
     """This tree with itself: the numbers mean nothing, but both processes compute."""
