@@ -1,6 +1,7 @@
 """Commands in processes of their own, forked from this one, so that none of them pays for the imports again."""
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 NOBODY = 65534
+PR_SET_PDEATHSIG = 1
 
 
 class Child:
@@ -27,6 +29,8 @@ class Child:
             code = 99
             try:
                 os.setsid()
+                if sys.platform == "linux":  # whoever ends the tests ends their processes too, stopped ones as well
+                    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
                 os.dup2(handle, 1)
                 os.dup2(handle, 2)

@@ -1,8 +1,9 @@
 """The processes of a run and the device of this one: started by torchrun, or a single process."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -15,6 +16,7 @@ from convnext.errors import ConvNextError
 from convnext.runtime.device import choose_device
 
 Result = TypeVar("Result")
+ANSWER = 2.0  # seconds within which the store, which one of the processes holds, is asked
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,19 @@ class World:
         raise next(each for each in errors if each is not None)
 
     def is_first(self, event: str) -> bool:
-        """True in the process that asks first; works when some of the processes are dead."""
+        """True in the process that asks first; works when some of the processes are dead or hang."""
         if self.size == 1:
             return True
-        try:
-            return dist.distributed_c10d._get_default_store().add(f"convnext/{event}", 1) == 1
-        except Exception:  # the store died with its process: better said twice than never
-            return True
+        order: list[int] = []
+
+        def ask() -> None:
+            with suppress(Exception):
+                order.append(dist.distributed_c10d._get_default_store().add(f"convnext/{event}", 1))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(ANSWER)
+        return order in ([], [1])  # the store died, or hangs, with its process: better said twice than never
 
     def on_main(self, function: Callable[[], Result]) -> Result:
         """The result of `function`, called by the main process only; an error for people ends all of them."""
