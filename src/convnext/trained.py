@@ -143,27 +143,25 @@ class Trained:
         """The model in its fastest form on this device, and the precision of the autocast that it runs in."""
         return self._deployed()
 
-    def embed(self, images: Any, batch: int = 32) -> np.ndarray:
-        """Features (n, C) float32 of images: the last stage's map, normalised and averaged over positions.
+    def embed(self, images: Any, batch: int = 32, stage: int | None = None) -> np.ndarray:
+        """Features (n, C) float32 of images: the map of a stage (the last if None), normalised and averaged over positions.
 
         Raises:
-            ConvNextError: an image cannot be read, or the model is an exported file.
+            ConvNextError: an image cannot be read, there is no such stage, or the model is an exported file.
         """
         import numpy as np
         import torch
 
         from convnext.runtime.precision import autocast
+        from convnext.task.pooled import pooled
 
-        maps = getattr(getattr(self.module, "backbone", self.module), "feature_maps", None)
-        if maps is None:
-            raise ConvNextError(f"{self.name} has no feature maps to embed images with; give the checkpoint.")
-        transform, rows = self.spec.transform(self.opened.loaded), []
+        loaded, precision = self._deployed()
+        transform, rows = self.spec.transform(loaded), []
         inputs, _ = inputs_of(images)
-        with torch.inference_mode(), autocast(self.precision, self.device):
+        with torch.inference_mode(), autocast(precision, self.device):
             for start in range(0, len(inputs), batch):
                 x = torch.stack([transform(each.image()) for each in inputs[start : start + batch]])
-                *_, last = maps(x.to(self.device)).values()
-                rows.append(last.float().mean((2, 3)).cpu().numpy())
+                rows.append(pooled(loaded.module, x.to(self.device), stage).cpu().numpy())
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
 
     def evaluate(self, data: str | Path | None = None, **options: Any) -> Evaluation:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -22,6 +22,7 @@ are recognised: boxes outside their images, labels without a class, a sample wit
     convnext data check photos
     convnext data check photos --recipe table5/tiny --out photos-check
     convnext data check coco
+    convnext data check photos --model convnext_tiny.in22k
 
 Exit code 1 if something would stop a training or falsify its result."""
 
@@ -40,6 +41,8 @@ class Arguments:
     """Share held out for validation, when the data has no validation part of its own."""
     seed: int = 0
     """Decides which images are held out, and the drawn augmentation."""
+    model: str | None = None
+    """A classifier, such as convnext_tiny.in22k, whose features show near-duplicates and images that look like other classes."""
     read: Reading = field(default_factory=Reading)
 
 
@@ -130,4 +133,22 @@ def check(arguments: Arguments) -> int:
     )
     if arguments.image_size is not None:
         recipe = spec.at_size(recipe, arguments.image_size)
-    return spec.check_data(arguments.data, recipe, arguments.out)
+    code = spec.check_data(arguments.data, recipe, arguments.out)
+    if arguments.model is not None:
+        _show_alike(arguments, recipe)
+    return code
+
+
+def _show_alike(arguments: Arguments, recipe: Any) -> None:
+    """Print near-duplicates and outliers by a model's features."""
+    from convnext.console import print_table, table
+    from convnext.features.alike import alike_tables
+    from convnext.trained import check_name, load
+
+    check_name(str(arguments.model))
+    model = load(str(arguments.model))
+    with progress_bar("embedding") as progress:
+        tables = alike_tables(model, arguments.data, recipe, progress)
+    for each in tables:
+        stdout().print()
+        print_table(stdout(), table(**vars(each)))

@@ -14,6 +14,7 @@ DESCRIPTION = """Measure a model on labelled images: accuracy of a classifier, A
     convnext evaluate model.safetensors --data photos     a checkpoint on a folder with one folder per class
     convnext evaluate convnext_base.in22k_in1k --data imagenet --out results/base
     convnext evaluate cascade_mask_rcnn_convnext_tiny.coco --data coco
+    convnext evaluate convnext_tiny.in22k --data photos --protocol knn
     convnext evaluate runs/small-segment --mode multi-scale
 
 A model's own training data means its held-out part, wherever it is named from; --split chooses another part.
@@ -30,6 +31,9 @@ class Evaluate:
     """Labelled images, as for `train`; a run's own held-out images if not given."""
     split: Literal["train", "val", "all"] | None = None
     """Part of the model's own data, or of data with parts; by default the held-out one."""
+    protocol: Literal["model", "knn", "linear"] = "model"
+    """What is measured: the model's answers; or its features, for any classes of the data: by a vote of the nearest training
+    images, or by a linear classifier trained on them."""
     weights: Literal["all", "best", "raw", "ema"] = "all"
     """Weights of a run, or of a training checkpoint that holds raw and ema: best, raw (final), ema (their moving average)."""
     image_size: int | None = ranged(None, **SIDE)
@@ -62,6 +66,9 @@ def run(argv: list[str]) -> int:
     check_name(arguments.model)
     check_data(arguments.data)
 
+    if arguments.protocol != "model":
+        return _features(arguments)
+
     from convnext.runtime import world as processes
     from convnext.runtime.run_folder import is_run
     from convnext.trained import evaluate
@@ -91,6 +98,32 @@ def run(argv: list[str]) -> int:
             folder = arguments.out or (Path(arguments.model) / "evaluation" if is_run(Path(arguments.model)) else None)
             if folder:
                 out.print(f"Written: {result.save(folder)}")
+    return 0
+
+
+def _features(arguments: Any) -> int:
+    from convnext.errors import ConvNextError
+    from convnext.features.protocols import evaluate_features
+    from convnext.trained import load
+
+    if arguments.split is not None:
+        raise ConvNextError(
+            f"--protocol {arguments.protocol} learns from one part and measures on the other: no --split."
+        )
+    model = load(
+        arguments.model,
+        device=arguments.device,
+        precision=arguments.precision or "fp32",
+        weights="best" if arguments.weights == "all" else arguments.weights,
+        image_size=arguments.image_size,
+        verify=arguments.verify,
+    )
+    given = (model, arguments.data, arguments.protocol, arguments.batch, arguments.workers)
+    with progress_bar("embedding") as progress:
+        result = evaluate_features(*given, progress)
+    print_table(stdout(), table(**vars(result.tables[0])))
+    if arguments.out:
+        stdout().print(f"Written: {result.save(arguments.out)}")
     return 0
 
 

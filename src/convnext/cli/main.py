@@ -13,6 +13,7 @@ VERBS = {
     "train": "train or fine-tune a model by a recipe: classifier, detector, segmenter; continue a run that was stopped",
     "evaluate": "accuracy, AP or mIoU of a run, a checkpoint or a released model on labelled images",
     "predict": "classify images, find objects in them, or label their pixels: files, folders or globs",
+    "embed": "vectors of images for search, clustering and classifiers of your own",
     "robustness": "accuracy on harder and corrupted images: ImageNet-A, -R, -Sketch, -C, -C-bar, or your own images",
     "benchmark": "speed and peak memory, beside models of timm, torchvision and transformers, in turn in one run",
     "info": "models, recipes and checkpoints: what there is, what is inside",
