@@ -87,7 +87,8 @@ class Trained:
                 tensor (3, H, W), uint8 or float in 0..1; or a list of these.
             stream: True for an iterator in place of a list, for more images than fit in memory.
             batch: images at once; the task's default if None.
-            options: of the task: `top_k` for classifiers; `threshold`, `masks` for detectors; `mode`, `alpha` for segmenters.
+            options: of the task: `top_k`, `explain` for classifiers; `threshold`, `masks` for detectors; `mode`, `alpha` for
+                segmenters.
 
         Returns:
             A prediction for a single image, a list for a list, a folder or a glob. Predictions print, draw (`.draw()`) and
@@ -115,7 +116,8 @@ class Trained:
     def answers(self, inputs: list[Input], batch: int | None = None, **options: Any) -> Iterator[Prediction | Failure]:
         """`predict` without an end at the first unreadable image: its answer is a `Failure` that names it."""
         given = chosen_options(self.spec.predict_options, options, self.spec.noun)
-        loaded, precision = self._deployed()
+        exact = self.spec.differentiates(given)
+        loaded, precision = (self.opened.loaded, "fp32") if exact else self._deployed()
         return self._within_memory(self.spec.predict(loaded, inputs, given, precision, batch))
 
     @staticmethod

@@ -79,7 +79,7 @@ def test_small_scratch_trains_both_sides(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [("60", "1"), pytest.param(("3000", "12"), id="whole")])
+@pytest.mark.parametrize("size", [("60", "1"), pytest.param(("2000", "10"), id="whole")])
 def test_multi_label(tmp_path, size):
     images, epochs = size
     whole = int(epochs) > 1

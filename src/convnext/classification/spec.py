@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from convnext.errors import ConvNextError
 from convnext.recipes.ranges import ranged
 from convnext.recipes.schema import Classification as Recipe
-from convnext.task.spec import Loaded, Printed, TaskSpec, failure
+from convnext.task.spec import Loaded, Prepared, Printed, TaskSpec, failure
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convnext.task.compare import Compared
     from convnext.task.exported import Exported, Metadata
     from convnext.task.inputs import Input
-    from convnext.task.results import Evaluation, Failure
+    from convnext.task.results import Evaluation, Failure, Prediction
 
 NAMED_SETS = {1000: "imagenet-1k", 21841: "imagenet-22k"}
 """Label sets that a checkpoint without class names is taken to have, by the number of its classes."""
@@ -46,6 +46,8 @@ class PredictOptions:
 
     top_k: int = ranged(5, at_least=1)
     """Classes shown for each image."""
+    explain: bool = False
+    """Write beside each drawn image what in it speaks for its likeliest class: LayerCAM maps of the stages' outputs."""
 
 
 class ClassificationSpec(TaskSpec):
@@ -191,6 +193,42 @@ class ClassificationSpec(TaskSpec):
 
         return eval_transform(loaded.preprocess)
 
+    def differentiates(self, options: Any) -> bool:
+        return options.explain
+
+    def folder(self, options: Any) -> str | None:
+        return "predictions" if options.explain else None
+
+    def compute(self, loaded: Loaded, batch: Sequence[Prepared], precision: str) -> Sequence[Any]:
+        if not batch[0].options.explain:
+            return super().compute(loaded, batch, precision)
+        import torch
+
+        from convnext.classification.explain import stage_maps
+
+        x = torch.stack([each.x for each in batch]).to(next(loaded.module.parameters()).device)
+        logits, maps, classes = stage_maps(loaded.module, x)
+        rows = zip(
+            logits.float().cpu(),
+            zip(*(each.cpu().numpy() for each in maps), strict=True),
+            classes.tolist(),
+            strict=True,
+        )
+        return list(rows)
+
+    def finish(self, loaded: Loaded, prepared: Prepared, output: Any) -> Prediction | Failure:
+        if not prepared.options.explain:
+            return super().finish(loaded, prepared, output)
+        from convnext.classification.results import Classification, Explanation
+
+        logits, maps, index = output
+        answer = super().finish(loaded, prepared, logits)
+        if not isinstance(answer, Classification):
+            return answer
+        choice = answer.choice(index)
+        seen = lambda: loaded.preprocess.resize_crop(prepared.source.image())  # noqa: E731
+        return replace(answer, explanation=Explanation(choice, list(maps), seen))
+
     def answer(self, loaded: Loaded, source: Input, output: Tensor, options: Any) -> Classification | Failure:
         from convnext.classification.results import Classification, Labels
 
@@ -198,7 +236,7 @@ class ClassificationSpec(TaskSpec):
             return failure(source, f"the model gives {len(output)} values for {len(loaded.classes)} classes.")
         classes, names, k = loaded.classes, loaded.names, options.top_k
         if (thresholds := loaded.metadata.get("thresholds")) is not None:
-            return Labels(source, output.double().sigmoid().numpy(), classes, names, k, list(thresholds))
+            return Labels(source, output.double().sigmoid().numpy(), classes, names, k, thresholds=list(thresholds))
         return Classification(source, output.softmax(0).numpy(), classes, names, k)
 
     def evaluate(

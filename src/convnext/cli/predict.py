@@ -17,9 +17,10 @@ DESCRIPTION = """Classify images, find objects in them, or label their pixels: a
     convnext predict runs/small-finetune holiday/*.jpg
     convnext predict model.safetensors photos/ --top-k 3 --json > predictions.jsonl
     convnext predict runs/small-detect street.jpg --threshold 0.5 --out found
+    convnext predict runs/small-finetune holiday/*.jpg --explain
     convnext predict upernet_convnext_tiny.ade20k_512 street.jpg --mode multi-scale
 
-Detectors and segmenters write drawn images to --out (predictions/), classifiers where --out is given. Images that are
+Detectors and segmenters write drawn images to --out (predictions/), classifiers where --out or --explain is given. Images that are
 read are never overwritten, other files only with --overwrite.
 
 Exit code 2 if an image could not be read; the others are still answered."""
@@ -69,12 +70,14 @@ def run(argv: list[str]) -> int:
             "Name the images after the model: files, folders or globs, such as `convnext predict runs/quickstart photos/`."
         )
     inputs, _ = inputs_of(arguments.images)
-    options = ("device", "precision", "trust", "verify", "weights", "image_size")
-    model = load(arguments.model, **{option: getattr(arguments, option) for option in options})
+    how = ("device", "precision", "trust", "verify", "weights", "image_size")
+    model = load(arguments.model, **{option: getattr(arguments, option) for option in how})
     spec, out, err = model.spec, stdout(), stderr()
-    answers = model.answers(inputs, arguments.batch, **task_options(arguments, spec, arguments.model))
+    options = task_options(arguments, spec, arguments.model)
+    answers = model.answers(inputs, arguments.batch, **options)
+    default = spec.folder(spec.predict_options(**options))
     names = [each.name for each in inputs]
-    folder = arguments.out or (Path(spec.default_out) if spec.default_out and not arguments.json else None)
+    folder = arguments.out or (Path(default) if default and not arguments.json else None)
     facts = [
         str(model.opened.loaded.source),
         counted(len(model.classes), "class", "classes"),

@@ -85,6 +85,7 @@ class ConvNeXt(Deployable):
     """
 
     output_layers = CLASSIFIER
+    channels_axis = 3  # of what the modules of `stage_parts` give
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class IsotropicConvNeXt(Deployable):
     """
 
     output_layers = CLASSIFIER
+    channels_axis = 3  # of what the modules of `stage_parts` give
 
     def __init__(
         self,

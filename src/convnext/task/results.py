@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from convnext.files import replace_text, to_json
 from convnext.layout import Table
@@ -34,7 +34,7 @@ class Prediction(ABC):
     """
 
     source: Input
-    files: ClassVar[tuple[str, ...]] = (".jpg",)
+    files = (".jpg",)
 
     @property
     def name(self) -> str:

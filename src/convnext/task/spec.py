@@ -249,6 +249,14 @@ class TaskSpec(ABC):
         with torch.inference_mode(), autocast(precision, device):
             return list(loaded.module(torch.stack([each.x for each in batch]).to(device)).float().cpu())
 
+    def differentiates(self, options: Any) -> bool:
+        """True if answers with these options need gradients, and so the model as it was trained, not a faster form of it."""
+        return False
+
+    def folder(self, options: Any) -> str | None:
+        """Folder of `predict`'s files where --out is not given; None: no files are written."""
+        return self.default_out
+
     def finish(self, loaded: Loaded, prepared: Prepared, output: Any) -> Prediction | Failure:
         """The answer for one image from its output of `compute`."""
         import torch
