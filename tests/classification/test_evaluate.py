@@ -57,6 +57,17 @@ def test_equals_counting_by_hand(data):
     assert (result.correct1 == expected.diagonal()).all()
 
 
+def test_the_answer_to_each_image_is_kept_where_it_is_asked_for(data):
+    logits, labels = data
+    found = evaluate({"raw": Planted()}, batches(*data, 32), K, WORLD, images=100)["raw"].answers
+    assert found is not None
+    probabilities = logits.double().softmax(1)
+    assert (found.said == logits.argmax(1).numpy()).all()
+    assert found.confidence == pytest.approx(probabilities.max(1).values.numpy())
+    assert found.truth == pytest.approx(probabilities[range(100), labels].numpy())
+    assert evaluate({"raw": Planted()}, batches(*data, 32), K, WORLD)["raw"].answers is None
+
+
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_the_batch_size_changes_nothing(data, size):
     one, other = (evaluate({"raw": Planted()}, batches(*data, s), K, WORLD)["raw"] for s in (32, size))

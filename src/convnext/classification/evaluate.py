@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convnext.classification.answers import Answers, Kept
 from convnext.data.images import unreadable
 from convnext.data.loader import Batch
 from convnext.runtime.evaluation import evaluate_batches
@@ -19,13 +20,15 @@ MAX_CONFUSION = 2000  # classes up to which the full matrix is kept
 
 @dataclass
 class Result:
-    """loss: mean cross-entropy; correct1, correct5, count: images per class (K,) int64; confusion: (K,K) true x predicted."""
+    """loss: mean cross-entropy; correct1, correct5, count: images per class (K,) int64; confusion: (K,K) true x predicted;
+    answers: to each image, where they were asked for."""
 
     loss: float
     correct1: np.ndarray
     correct5: np.ndarray
     count: np.ndarray
     confusion: np.ndarray | None
+    answers: Kept | None = None
 
     @property
     def top1(self) -> float:
@@ -102,6 +105,7 @@ def evaluate(
     precision: str = "fp32",
     interrupted: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda done: None,
+    images: int | None = None,
 ) -> dict[str, Result]:
     """Run several models (the raw and the averaged weights) over this process's batches, adding up over all processes.
 
@@ -110,12 +114,14 @@ def evaluate(
             which the last may be empty.
         precision: fp32, bf16 or fp16.
         interrupted, progress: see `evaluate_batches`.
+        images: how many there are, to keep the answer to each; None to keep none.
 
     Raises:
         Interrupted: `interrupted()` returned True.
         ImageError: an image of any process cannot be read; evaluation never leaves one out.
     """
     tallies = {label: Tally(num_classes, world.device) for label in models}
+    answers = {label: Answers(images, world.device) for label in models if images is not None}
 
     def step(batch: Batch) -> int:
         if batch.unreadable:
@@ -127,7 +133,12 @@ def evaluate(
                 with autocast(precision, world.device):
                     logits = model(batch.images)
                 tallies[label].add(logits.float(), batch.targets)
+                if answers:
+                    answers[label].add(batch.indices, logits.float(), batch.targets)
         return len(batch.indices)
 
     evaluate_batches(models, batches, step, world, interrupted, progress)
-    return {label: tally.result(world) for label, tally in tallies.items()}
+    found = {label: tally.result(world) for label, tally in tallies.items()}
+    for label, each in answers.items():
+        found[label].answers = each.gathered(world)
+    return found

@@ -281,8 +281,10 @@ class ClassificationSpec(TaskSpec):
                 for which, loaded in models.items()
             }
             return label_evaluation(models, scores, data, described(precision, world.device))
-        results = evaluate(modules, loader, len(first.classes), world, precision, progress=progress)
-        return evaluation(models, results, data, described(precision, world.device), limited)
+        results = evaluate(
+            modules, loader, len(first.classes), world, precision, progress=progress, images=len(samples)
+        )
+        return evaluation(models, results, data, described(precision, world.device), limited, samples)
 
     # -- export
 

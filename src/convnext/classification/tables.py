@@ -4,17 +4,28 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from convnext.classification.answers import write_answers
+from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import Result
 from convnext.classification.label_metrics import LabelScores
 from convnext.report.confusion import draw_confusion
+from convnext.runtime.names import PREDICTIONS
 from convnext.task.results import SHOWN, Evaluation, Table, interval, worst_first
 from convnext.task.spec import Loaded
 
 
 def evaluation(
-    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, limited: bool = False
+    models: dict[str, Loaded],
+    results: dict[str, Result],
+    data: str,
+    precision: str,
+    limited: bool = False,
+    samples: ImageDataset | None = None,
 ) -> Evaluation:
-    """The results of the weights in `models` as tables, JSON and a confusion figure; `limited` to the data's classes."""
+    """The results of the weights in `models` as tables, JSON and a confusion figure; `limited` to the data's classes.
+
+    The answers to the single images of `samples` are written with it, where they were kept.
+    """
     first = next(iter(results))
     loaded, result = models[first], results[first]
     images, k = int(result.count.sum()), len(loaded.classes)
@@ -54,6 +65,8 @@ def evaluation(
     files: dict[str, Callable[[Path], object]] = {}
     if result.confusion is not None:
         files["confusion.png"] = partial(draw_confusion, result.confusion, loaded.names)
+    if result.answers is not None and samples is not None:
+        files[PREDICTIONS] = partial(write_answers, result.answers, samples, loaded.names)
     metrics = {which: r.metrics() for which, r in results.items()}
     details = {"image_size": loaded.preprocess.size, "per_class": per_class}
     return Evaluation(data, images, metrics, "top1", precision, tables, details, files)

@@ -14,6 +14,8 @@ from convnext.errors import ConvNextError, nearest
 HELP = """usage: convnext report FIGURE ... [--out FILE]
 
   convnext report curves RUN                   redraw a run's curves.png
+  convnext report run RUN                      one page about a run, RUN/report.html: result, curves, classes, confusion,
+                                               calibration, mistakes, settings; evaluate the run first
   convnext report figure1 [--x macs|params|throughput]
                                                the paper's Figure 1: accuracy of all families
   convnext report roadmap [RUNS...]            the paper's Figure 2, your runs of roadmap/... recipes beside it
@@ -31,6 +33,26 @@ class Curves:
         from convnext.report.curves import draw_curves
 
         return draw_curves(self.run)
+
+
+@dataclass(frozen=True)
+class OneRun:
+    run: tyro.conf.Positional[Path]
+    """A run's folder."""
+    out: Path | None = None
+    """The page; RUN/report.html if not given."""
+
+    def draw(self) -> Path:
+        from convnext import recipes
+        from convnext.recipes.diff import difference
+        from convnext.report.run import write_report
+        from convnext.runtime.run_folder import is_run, read_config
+
+        if not is_run(self.run):
+            raise ConvNextError(f"{self.run} holds no run. Give the folder of one, such as `convnext train` writes.")
+        name, recipe = read_config(self.run)
+        differences = difference(recipes.get(name), recipe) if name in recipes.recipes() else None
+        return write_report(self.run, differences, self.out)
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,7 @@ class Roadmap:
         return draw_roadmap(self.out, self.runs)
 
 
-FIGURES = {"curves": Curves, "figure1": Figure1, "roadmap": Roadmap, "paper": Paper, "table": OneTable}
+FIGURES = {"curves": Curves, "run": OneRun, "figure1": Figure1, "roadmap": Roadmap, "paper": Paper, "table": OneTable}
 
 
 def run(argv: list[str]) -> int:
