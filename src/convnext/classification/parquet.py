@@ -11,16 +11,20 @@ import pyarrow.parquet as pq
 
 from convnext.classification.dataset import ImageDataset, hold_out
 from convnext.data.images import ImageError
+from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 VAL_PREFIXES = ("val", "test")  # val begins valid and validation, too
+NAMED = b"convnext_names"
+"""Key of the metadata of files whose column `file` has the images' names."""
 CACHE_BYTES = 2**30
 """Row groups that a process keeps in memory, decompressed."""
 
 
 class ParquetDataset(ImageDataset):
-    """The rows of some parquet files, in the order of the files; an image is called `train.parquet#17`.
+    """The rows of some parquet files, in the order of the files; an image is called `train.parquet#17`, or as the column `file`
+    of files of `convnext data convert` says.
 
     Labels are read at once, images by the row group when one of its images is asked for. Data larger than
     `CACHE_BYTES` therefore wants row groups of some hundred rows, which is what files of the hub have.
@@ -37,7 +41,7 @@ class ParquetDataset(ImageDataset):
 
     def __init__(self, files: list[Path], classes: list[str] | None = None):
         self._files = files
-        labels, groups, names = [], [], classes
+        labels, groups, names, own = [], [], classes, []
         for number, path in enumerate(files):
             try:
                 with pq.ParquetFile(path) as file:
@@ -45,6 +49,7 @@ class ParquetDataset(ImageDataset):
                     label_column = _label_column(path, file.schema_arrow)
                     names = names or _names_in_metadata(file.schema_arrow, label_column)
                     labels.append(file.read(columns=[label_column]).column(0).to_numpy())
+                    own.append(_own_names(file))
                     for group in range(file.num_row_groups):
                         metadata = file.metadata.row_group(group)
                         groups.append((number, group, metadata.num_rows, metadata.total_byte_size))
@@ -55,12 +60,18 @@ class ParquetDataset(ImageDataset):
         self._group_start = np.cumsum([0, *self._groups[:, 2]])
         self.labels = _checked_labels(np.concatenate(labels), files[0], names)
         self.classes = names or [str(label) for label in range(self.labels.max() + 1)]
+        self._names = None
+        if all(each is not None for each in own):
+            every = [name for each in own for name in each or ()]
+            self._names = Texts(every) if len(set(every)) == len(every) else None
         self._encoded: Callable[[int], pa.Array] | None = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_encoded": None}  # another process reads for itself
 
     def name(self, i: int) -> str:
+        if self._names is not None:
+            return self._names[i].decode()
         number = np.searchsorted(self._file_start, i, "right") - 1
         return f"{self._files[number].name}#{i - self._file_start[number]}"
 
@@ -137,6 +148,15 @@ def _names_in_metadata(schema: pa.Schema, label_column: str) -> list[str] | None
     """The names of the hub's ClassLabel feature."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     return metadata.get("info", {}).get("features", {}).get(label_column, {}).get("names")
+
+
+def _own_names(file: pq.ParquetFile) -> list[bytes] | None:
+    """The names in the column `file`, where the metadata says that it has them."""
+    schema = file.schema_arrow
+    if NAMED not in (schema.metadata or {}) or not pa.types.is_string(schema.field("file").type):
+        return None
+    names = file.read(columns=["file"]).column(0).to_pylist()
+    return [name.encode() for name in names] if all(names) else None
 
 
 def _check_image_column(path: Path, schema: pa.Schema) -> None:

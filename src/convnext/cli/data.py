@@ -74,6 +74,7 @@ class CorruptArguments:
 
 
 OTHERS = {
+    "convert": "write a dataset in another format: COCO, YOLO, Pascal VOC, CSV, folders, parquet",
     "shard": "write WebDataset shards: few large tar files",
     "speed": "images per second that one core prepares, beside timm and torchvision",
 }
