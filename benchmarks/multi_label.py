@@ -98,8 +98,8 @@ def make_recipe(data: Path, epochs: int, loss: str) -> Classification:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000, help="to train on, a tenth of them held out")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=3000, help="to train on, a tenth of them held out")
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--losses", nargs="+", default=["bce", "asymmetric"])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.parquet import NAMED
-from convnext.data.formats.content import CLASSES
+from convnext.data.formats.content import CLASSES, inside
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 
@@ -88,7 +88,7 @@ def _write_csv(parts: dict[str, ImageDataset], out: Path, progress: Callable[[in
             for part, images, i in _counted(parts, progress):
                 content, ending = encoded(images, i)
                 name = images.name(i) + ending
-                _place(out / IMAGES / name, content)
+                _place(inside(out / IMAGES, name, f"{part}, image {i}")[0], content)
                 labels = images.labels[i].astype(int).tolist() if several else [classes[images.labels[i]]]
                 table.writerow([name, *labels, *([part] if split else [])])
 
@@ -108,7 +108,7 @@ def _write_folder(parts: dict[str, ImageDataset], out: Path, progress: Callable[
             if name.startswith(f"{prefix}/"):
                 name = name.removeprefix(f"{prefix}/")
                 break
-        _place(out / place / name, content)
+        _place(inside(out / place, name, f"{part}, image {i}")[0], content)
 
 
 def _write_parquet(parts: dict[str, ImageDataset], out: Path, progress: Callable[[int, int], None]) -> None:

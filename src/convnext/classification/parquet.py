@@ -153,7 +153,11 @@ def _names_in_metadata(schema: pa.Schema, label_column: str) -> list[str] | None
 def _own_names(file: pq.ParquetFile) -> list[bytes] | None:
     """The names in the column `file`, where the metadata says that it has them."""
     schema = file.schema_arrow
-    if NAMED not in (schema.metadata or {}) or not pa.types.is_string(schema.field("file").type):
+    if (
+        NAMED not in (schema.metadata or {})
+        or "file" not in schema.names
+        or not pa.types.is_string(schema.field("file").type)
+    ):
         return None
     names = file.read(columns=["file"]).column(0).to_pylist()
     return [name.encode() for name in names] if all(names) else None

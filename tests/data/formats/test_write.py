@@ -4,6 +4,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from convnext.classification.open import fingerprint, open_parts
@@ -127,6 +129,20 @@ def test_pixels_in_memory_become_files(tmp_path):
     one, other = (open_parts(data, 0.1, 0) for data in ("digits", there))
     assert [len(part) for part in one] == [len(part) for part in other]
     np.testing.assert_array_equal(np.asarray(one[1].image(5)), np.asarray(other[1].image(5)))
+
+
+@pytest.mark.parametrize("to", ["csv", "folder"])
+def test_names_of_a_stranger_stay_inside(striped, tmp_path, capsys, to):
+    there = convert(striped, tmp_path / "parquet", "parquet")
+    file = tmp_path / "parquet" / "train.parquet"
+    table = pq.read_table(file)
+    names = ["../../escaped.png", *table["file"].to_pylist()[1:]]
+    pq.write_table(table.set_column(2, "file", pa.array(names)), file)
+    assert run(["data", "convert", there, str(tmp_path / "deep" / "out"), "--to", to]) == 2
+    assert "outside" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("escaped.png"))
+    pq.write_table(table.drop_columns("file"), file)
+    assert open_parts(there, 0.0, 0)[0].name(0) == "train.parquet#0"
 
 
 def losses(data: str, out) -> list[float]:
