@@ -23,11 +23,13 @@ from convnext.classification.weights import positive_weights
 from convnext.cli.main import run
 from convnext.data.loader import Batch, EvalSamples, collate
 from convnext.errors import ConvNextError
+from convnext.models import build
 from convnext.recipes.schema import Augment
 from convnext.runtime.world import World
 from convnext.seeding import seed_all
 from convnext.task.inputs import Input
 from convnext.task.spec import Loaded
+from convnext.weights.transformers import configs
 from pictures import SCRATCH, draw_classes
 
 N, K = 200, 5
@@ -193,6 +195,12 @@ def test_the_answer_is_all_labels_above_their_threshold():
     assert (none.summary(), none.to_dict()["predictions"]) == ([("no label", "")], [])
 
 
+def test_transformers_hears_of_several_labels():
+    tensors = build("convnext_atto", num_classes=3).state_dict()
+    kinds = [configs(tensors, {"thresholds": each})["config.json"].get("problem_type") for each in ([0.5] * 3, None)]
+    assert kinds == ["multi_label_classification", None]
+
+
 def test_evaluation_uses_the_thresholds_of_the_weights():
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -256,6 +264,7 @@ def test_the_whole_way(table, tmp_path, capsys):
     assert run(["predict", str(onnx), *images, "--json"]) == 0
     exported = [json.loads(line)["predictions"] for line in capsys.readouterr().out.splitlines()]
     assert [[each["class"] for each in one] for one in exported] == [[each["class"] for each in one] for one in said]
+    assert convnext.to_transformers(out)[0].config.problem_type == "multi_label_classification"
     assert run(["robustness", str(out), "--corrupt", str(table)]) == 2
     assert "several labels" in " ".join(capsys.readouterr().err.split())
 

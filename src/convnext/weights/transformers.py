@@ -154,6 +154,10 @@ def configs(tensors: Tensors, metadata: dict) -> dict[str, dict]:
         classes = metadata.get("classes") or [f"LABEL_{i}" for i in range(model["num_classes"])]
         config["id2label"] = dict(enumerate(classes))
         config["label2id"] = {label: i for i, label in enumerate(classes)}
+        if (
+            metadata.get("thresholds") is not None
+        ):  # these themselves it cannot say: its pipelines ask for one of all classes
+            config["problem_type"] = "multi_label_classification"
     processor = {
         **_processor(preprocess),
         "do_resize": True,
