@@ -12,6 +12,26 @@ from convnext.report.table import markdown
 ROOT = Path(__file__).parents[1]
 
 
+def fourteen_million(result: dict) -> str:
+    """Start-up and memory by the number of images."""
+    rows = [
+        (
+            name,
+            row["open_seconds"],
+            row["first_batch_seconds"],
+            round(row["main_mb"]),
+            round(row["worker_own_mb"]),
+            round(row["worker_resident_mb"]),
+        )
+        for name, row in result["rows"].items()
+    ]
+    columns = ("images", "open, s", "first batch, s", "main process, MB", "loader's own, MB", "loader resident, MB")
+    return (
+        f"{result['classes']:,} classes in {result['shards']:,} shards, {result['workers']} loading processes; {result['device']} "
+        f"(`{result['command']}`, `results/{Path(result['file']).name}`).\n\n{markdown(rows, columns)}"
+    )
+
+
 def small_scratch(result: dict) -> str:
     rows = [
         (
@@ -255,6 +275,7 @@ TABLES = {
     "cpu_compile": cpu_speed,
     "cpu_ready": cpu_ready,
     "detector_speed": detector_speed,
+    "fourteen_million": fourteen_million,
     "compile_kernels": compile_kernels,
     "small_scratch_cifar10": small_scratch,
     "multi_label": multi_label,

@@ -84,6 +84,11 @@ def read_record(line: str) -> dict:
     return {key: math.nan if value is None else value for key, value in record.items()}
 
 
+def cache_folder() -> Path:
+    """The folder of what can be fetched or made again: `CONVNEXT_CACHE`, or ~/.cache/convnext."""
+    return Path(os.environ.get("CONVNEXT_CACHE", "~/.cache/convnext")).expanduser()
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder to the disk before anything that is written later."""
     if os.name == "nt":  # Windows has no handle for a folder, and syncs only what is open for writing

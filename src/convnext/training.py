@@ -184,6 +184,7 @@ def _run(
     from convnext.runtime.device import describe
     from convnext.runtime.precision import described, resolve_precision
     from convnext.runtime.trackers import tracked
+    from convnext.task.cache import cache_rows
 
     spec = tasks.of_recipe(recipe)
     train_images, val_images = spec.open_data(recipe)
@@ -232,6 +233,7 @@ def _run(
         ("data", f"{recipe.data}{read_as}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
         ("device", f"{describe(world.device)}, {precision}"),
         *plan.rows()[1:],
+        *world.on_main(lambda: cache_rows(spec, recipe, train_images)),
         ("folder", folder),
     ]
     print_table(console, table(("", ""), rows, left=2))

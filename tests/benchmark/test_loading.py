@@ -24,7 +24,9 @@ def test_speed_of_ones_own_images(tmp_path, capsys):
     assert run(argv) == 0
     assert "ours, training" in capsys.readouterr().out
     rows = json.loads(out.read_text())["rows"]
-    assert {"timm, training", "torchvision, evaluation", "ours, part: resize"} <= set(rows)
+    assert {"timm, training", "ours, training, cache warm", "torchvision, evaluation", "ours, part: resize"} <= set(
+        rows
+    )
     assert all(row["images_per_second"] > 0 for row in rows.values())
     assert run(argv) == 2
     assert run(["data", "speed", "digits"]) == 2

@@ -1,6 +1,7 @@
 """Each script of benchmarks/ on a few small images, for a few steps; `tables.py` is in tests/test_structure.py."""
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_digest_cost(tmp_path):
     (row,) = run("digest_cost", tmp_path / "x.json", "--models", "convnext_atto", "--rounds", "1")["rows"]
     assert row["megabytes"] == 15
     assert row["verified_ms"] > 0
+
+
+@pytest.mark.slow
+def test_fourteen_million(tmp_path):
+    rows = run("fourteen_million", tmp_path / "x.json", "--sizes", "6400", "--shards", "2", "--workers", "1")["rows"]
+    assert rows["6,400"]["images"] == 6400
+    assert 0 < rows["6,400"]["worker_own_mb"] < 200
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be told to forget a file")
+def test_shard_order(tmp_path):
+    small = ["--shards", "3", "--images", "4", "--rounds", "1", "--folder", str(tmp_path)]
+    assert list(run("shard_order", tmp_path / "x.json", *small)["rows"]) == ["sequence", "block", "full"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from PIL import Image
 from convnext.classification import parquet
 from convnext.classification.open import fingerprint, open_dataset, open_for_evaluation
 from convnext.classification.parquet import ParquetDataset
+from convnext.data.blocks import Blocks
 from convnext.data.images import ImageError
+from convnext.data.sampler import epoch_order
 from convnext.errors import ConvNextError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
@@ -193,3 +195,27 @@ def test_cifar10():
     assert np.bincount(val.labels).tolist() == [1000] * 10
     assert {train.image(i).size for i in (0, 999, 1000, 49_999)} == {(32, 32)}
     assert val.name(9_999) == "test.parquet#9999"
+
+
+def test_reads_in_random_and_in_block_order(tmp_path, monkeypatch):
+    """What is said of random order is what is read; in block order a group is read once."""
+    path = write(tmp_path / "train.parquet", list(range(240)), group=12)
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 5 * ParquetDataset([path])._groups[:, 3].mean())
+    reads = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, **kw: reads.append(i) or read(self, i, **kw))
+
+    def amplification(drawn) -> float:
+        dataset = ParquetDataset([path])
+        reads.clear()
+        for epoch in range(3):
+            for i in epoch_order(240, 0, epoch, drawn):
+                dataset.source(i)
+        return len(reads) * 12 / (3 * 240)
+
+    dataset = ParquetDataset([path])
+    assert dataset.amplification() == pytest.approx(amplification(None), rel=0.1)
+    assert dataset.subset([1, 2]).amplification() == dataset.amplification() == 9
+    assert amplification(Blocks(dataset.blocks(), 4)) <= 1
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 2**30)
+    assert ParquetDataset([path]).amplification() == 1

@@ -9,6 +9,7 @@ def test_the_remedies_are_named():
     text = advice(0.43, "cuda", 2, "photos")
     assert "43% of the time" in text
     assert "--runtime.workers, 2 now" in text
+    assert "--runtime.cache ram or disk" in text
     assert "`convnext data speed photos`" in text
     assert "all but one now" in advice(0.43, "cuda", None, "photos")
 

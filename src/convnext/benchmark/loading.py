@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
@@ -16,8 +18,9 @@ from torch import Tensor
 from convnext.benchmark.throughput import spread
 from convnext.classification.augment import Finish, TrainTransform, collate_augmented, resize
 from convnext.classification.transforms import Preprocess, eval_transform
+from convnext.data.cache import CachedImages, ImageCache, create_file
 from convnext.data.images import decode
-from convnext.data.regions import decode_region
+from convnext.data.regions import Choose, decode_region
 from convnext.recipes.schema import Augment
 
 BATCH = 16
@@ -68,6 +71,7 @@ def works(files: Sequence[bytes], pre: Preprocess, augment: Augment) -> dict[str
     coloured = transform.rand_augment or (lambda image: image)
     return {
         "ours, training": trained,
+        "ours, training, cache warm": cached(files, transform, finish),
         "ours, part: decode the crop": lambda files: [pixels(file) for file in files],
         "ours, part: resize": lambda _: [resize(region, pre.size, pre.interpolation) for region in cut],
         "ours, part: RandAugment": lambda _: [coloured(picture) for picture in pictures],
@@ -76,6 +80,32 @@ def works(files: Sequence[bytes], pre: Preprocess, augment: Augment) -> dict[str
         **_torchvision(pre, augment),
         "ours, evaluation": lambda files: [evaluated(decode(file)) for file in files],
     }
+
+
+def cached(files: Sequence[bytes], transform: TrainTransform, finish: Finish, side: int = 512) -> Work:
+    """Training from a cache of decoded images (`--runtime.cache`) that holds all of them."""
+
+    class Encoded:
+        def stamp(self, i: int) -> int:
+            return i
+
+        def region(self, i: int, choose: Choose) -> np.ndarray:
+            return decode_region(files[i], choose)
+
+    with TemporaryDirectory() as folder:  # an open file outlives its name
+        create_file(Path(folder) / "cache", len(files), side)
+        images = CachedImages(Encoded(), ImageCache(Path(folder) / "cache", len(files), side), side)
+    for i in range(len(files)):
+        images.region(i, transform.region)
+
+    def trained(files: Sequence[bytes]) -> None:
+        for first in range(0, len(files), BATCH):
+            chosen = range(first, min(first + BATCH, len(files)))
+            batch = collate_augmented([(transform(images.region(i, transform.region)), 0, 0, []) for i in chosen])
+            assert batch.erase is not None
+            finish(batch.images, batch.erase)
+
+    return trained
 
 
 def _timm(pre: Preprocess, augment: Augment) -> dict[str, Work]:

@@ -67,12 +67,15 @@ class TrainTransform(RegionTransform):
             view = F.pad(view, (0, 0, pad, pad, pad, pad))
             top, left = (int(torch.randint(0, 2 * pad + 1, (1,))) for _ in range(2))
             view = view[top : top + size, left : left + size]
-        if torch.rand(1).item() < augment.hflip:
-            view = view.flip(1)
-        view = view.contiguous()
+        flipped = torch.rand(1).item() < augment.hflip
         if self.rand_augment:
-            view = _writable(np.asarray(self.rand_augment(Image.fromarray(view.numpy()))))
-        return Augmented(view, torch.tensor(random_rectangle(size, augment.random_erasing)))
+            image = Image.fromarray(view.numpy())
+            if flipped:  # a third of the time that the array's bytes take
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            view = _writable(np.asarray(self.rand_augment(image)))
+        elif flipped:
+            view = view.flip(1)
+        return Augmented(view.contiguous(), torch.tensor(random_rectangle(size, augment.random_erasing)))
 
 
 def rand_augment(pre: Preprocess, words: str) -> Callable[[Image.Image], Image.Image]:
@@ -130,7 +133,8 @@ def resize(pixels: np.ndarray, size: int, interpolation: str) -> Tensor:
     if interpolation not in TORCH_FILTERS:
         filter_ = Image.Resampling[interpolation.upper()]
         return _writable(np.asarray(Image.fromarray(pixels).resize((size, size), filter_)))
-    image = _writable(pixels).permute(2, 0, 1)[None]
+    # with the batch's axis first, PyTorch sees that the channels stand last, and answers in the same layout
+    image = _writable(pixels)[None].permute(0, 3, 1, 2)
     return F.interpolate(image, size=(size, size), mode=interpolation, antialias=True)[0].permute(1, 2, 0)
 
 
@@ -168,8 +172,9 @@ class Finish:
             torch.addcmul(shift, images, scale, out=finished)
         for i, (top, left, height, width, seed) in enumerate(erase.tolist()):
             if height:
-                noise = torch.Generator(images.device).manual_seed(seed)
-                finished[i, :, top : top + height, left : left + width].normal_(generator=noise)
+                generator = torch.Generator(images.device).manual_seed(seed)
+                noise = torch.empty(3, height, width, device=images.device).normal_(generator=generator)
+                finished[i, :, top : top + height, left : left + width] = noise  # drawn in place: ten times slower
         return finished
 
 

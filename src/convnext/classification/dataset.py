@@ -18,8 +18,11 @@ from convnext.data import split
 from convnext.data.images import decode, open_image, to_rgb
 from convnext.data.regions import Choose, cut, decode_region
 from convnext.errors import ConvNextError
+from convnext.seeding import derive
 
 if TYPE_CHECKING:
+    from subprocess import Popen
+
     from torch import Tensor
 
 
@@ -100,6 +103,23 @@ class ImageDataset(ABC):
         """(B+1,) int64: block b, which is read fastest as a whole, has the images [b] to [b+1] - 1; None without blocks."""
         return None
 
+    def state(self, i: int) -> tuple[int, ...]:
+        """Size and time of the file that has image i, which change with it; nothing where there is none."""
+        file = self.file(i)
+        return file_state(file) if file else ()
+
+    def stamp(self, i: int) -> int:
+        """A number below 2**64 that changes with what `region` gives of image i."""
+        return derive(*self.state(i), self.upright)
+
+    def read_ahead(self, order: np.ndarray) -> "Popen | None":
+        """Start a process that brings the blocks here, in this order, if they are elsewhere."""
+        return None
+
+    def amplification(self) -> float:
+        """How many times more is read than used when the images come in random order, about."""
+        return 1.0
+
     def target(self, i: int) -> "int | Tensor":
         """The label of image i; of several, (K,) float32 with a 1 for each of its classes, which batches stack to (B, K)."""
         if not self.multi_label:
@@ -147,10 +167,28 @@ class _Subset(ImageDataset):
     def file(self, i: int) -> Path | None:
         return self._whole.file(self._indices[i])
 
+    def state(self, i: int) -> tuple[int, ...]:
+        return self._whole.state(self._indices[i])
+
+    def read_ahead(self, order: np.ndarray) -> "Popen | None":
+        return self._whole.read_ahead(order)
+
+    def amplification(self) -> float:
+        return self._whole.amplification()
+
     def blocks(self) -> np.ndarray | None:
         starts = self._whole.blocks()
         ascending = bool((np.diff(self._indices) > 0).all())
         return np.searchsorted(self._indices, starts) if starts is not None and ascending else None
+
+
+def file_state(file: Path) -> tuple[int, ...]:
+    """Size in bytes and time in nanoseconds of a file; nothing if it is not there."""
+    try:
+        state = file.stat()
+    except OSError:
+        return ()
+    return state.st_size, state.st_mtime_ns
 
 
 class _Joined(ImageDataset):

@@ -1,7 +1,6 @@
 """A folder of images: one folder per class, in train/ and val/ or on its own."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from convnext.classification.dataset import ImageDataset, hold_out
 from convnext.data.conventions import VAL_NAMES
 from convnext.data.images import IMAGE_EXTENSIONS, open_image
 from convnext.data.unread import unread_sentence
+from convnext.data.walk import images_by_folder, visible
 from convnext.errors import ConvNextError, nearest
 
 
@@ -28,7 +28,8 @@ class FolderDataset(ImageDataset):
     def __init__(self, root: Path, part: str = "", classes: list[str] | None = None):
         self._root = root
         folder = root / part
-        folders = _subfolders(folder)
+        found = images_by_folder(folder)
+        folders = list(found)
         if not folders:
             raise ConvNextError(
                 f"{folder} has no class folders. Give each class a folder there, named after the class, and put its "
@@ -36,22 +37,24 @@ class FolderDataset(ImageDataset):
             )
         self.classes = folders if classes is None else classes
         label_of = {name: label for label, name in enumerate(self.classes)}
-        paths, labels = [], []
+        begin = os.fsencode(f"{part}/" if part else "")
+        paths, lengths, labels = [], [], []
         for name in folders:
             if name not in label_of:
                 raise ConvNextError(
                     f"{folder} has a class {name!r} that the training data lacks.{nearest(name, self.classes)} Rename "
                     "or remove the folder, or add the class to the training data."
                 )
-            found = [os.fsencode(path) for path in _images(folder / name, f"{part}/{name}" if part else name)]
-            paths += found
-            labels += [label_of[name]] * len(found)
-        if not paths:
+            images = [begin + path for path in found.pop(name)]  # the lists of millions of paths go one by one
+            paths.append(b"".join(images))
+            lengths.append(np.array([len(path) for path in images], dtype=np.int64))
+            labels.append(np.full(len(images), label_of[name], dtype=np.int64))
+        self.labels = np.concatenate(labels)
+        if not len(self.labels):
             raise ConvNextError(f"No class folder of {folder} holds an image; {_LOOKED_FOR}.")
         # one buffer, not a list: counting references to its strings would copy the list into every loader process
         self._paths = b"".join(paths)
-        self._ends = np.cumsum([0] + [len(path) for path in paths])
-        self.labels = np.array(labels, dtype=np.int64)
+        self._ends = np.cumsum(np.concatenate([[0], *lengths]))
 
     def name(self, i: int) -> str:
         return os.fsdecode(self._paths[self._ends[i] : self._ends[i + 1]])
@@ -120,24 +123,4 @@ def _parts(root: Path) -> tuple[str | None, str | None]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return [name for name, is_folder in _entries(folder) if is_folder]
-
-
-def _images(folder: Path, prefix: str) -> Iterator[str]:
-    """The image files below a folder, each as prefix/path, in the order of their names."""
-    for name, is_folder in _entries(folder):
-        if is_folder:
-            yield from _images(folder / name, f"{prefix}/{name}")
-        elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
-            yield f"{prefix}/{name}"
-
-
-def _entries(folder: Path) -> list[tuple[str, bool]]:
-    """(name, is a folder) of all that is visible in a folder, sorted."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise ConvNextError(
-            f"Cannot list {error.filename or folder}: {error.strerror}. Make it readable or remove it."
-        ) from None
+    return [name for name, is_folder in visible(folder) if is_folder]

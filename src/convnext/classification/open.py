@@ -12,16 +12,18 @@ from convnext.classification.dataset import ImageDataset
 from convnext.classification.folder import open_folder, open_folder_for_evaluation
 from convnext.classification.parquet import open_parquet, open_parquet_for_evaluation
 from convnext.classification.shards import (
+    RemoteShardDataset,
     ShardDataset,
     open_pattern,
     open_pattern_for_evaluation,
     open_shards,
     open_shards_for_evaluation,
+    open_urls,
 )
 from convnext.data.find import no_such_data
 from convnext.data.formats import Format, find_format
 from convnext.data.formats.content import Content
-from convnext.data.patterns import is_pattern
+from convnext.data.patterns import braces, is_pattern, is_url
 from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.reading import FOUND, Reading
@@ -68,6 +70,8 @@ def open_parts(data: str, val_share: float, seed: int, reading: Reading = FOUND)
         return open_digits(seed)
     if data.startswith(TORCHVISION):
         return open_torchvision(data.removeprefix(TORCHVISION), val_share, seed)
+    if is_url(data):
+        return open_urls(data, val_share, seed)
     if is_pattern(data):
         return open_pattern(data, val_share, seed)
     root, found = _found(data, reading)
@@ -104,6 +108,8 @@ def open_for_evaluation(
     """
     if data == "digits" or data.startswith(TORCHVISION):
         dataset = open_split(data, "val", val_share, seed)
+    elif is_url(data):
+        dataset = RemoteShardDataset(braces(data))
     elif is_pattern(data):
         dataset = open_pattern_for_evaluation(data)
     else:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from convnext.classification.dataset import ImageDataset, hold_out
+from convnext.classification.dataset import ImageDataset, file_state, hold_out
 from convnext.data.images import ImageError
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
@@ -85,8 +85,17 @@ class ParquetDataset(ImageDataset):
         except (OSError, pa.ArrowException) as error:
             raise ImageError(f"Cannot read {self.name(i)}: {error}. Get a fresh copy of the file.") from None
 
+    def state(self, i: int) -> tuple[int, ...]:
+        return file_state(self._files[int(np.searchsorted(self._file_start, i, "right")) - 1])
+
     def blocks(self) -> np.ndarray:
         return self._group_start
+
+    def amplification(self) -> float:
+        """A group is read for each image of it that does not find it among those in memory."""
+        bytes_, rows = self._groups[:, 3], self._groups[:, 2]
+        kept = max(int(CACHE_BYTES / bytes_.mean()), 1)
+        return max(1.0, float(rows.mean()) * (1 - min(kept / len(rows), 1)))
 
     def _read_group(self, group: int) -> pa.Array:
         number, group_in_file = self._groups[group, :2].tolist()

@@ -1,13 +1,15 @@
 """Labelled images in WebDataset shards."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from convnext.classification.dataset import ImageDataset, hold_out
-from convnext.data.patterns import matching_files
-from convnext.data.shards import ShardReader, open_index
+from convnext.data.patterns import braces, matching_files
+from convnext.data.remote import RemoteReader, fetch_indexes, remote_index
+from convnext.data.shards import Index, ShardReader, open_index
 from convnext.errors import ConvNextError
 
 VAL_PARTS = ("val", "test")  # val begins valid and validation, too
@@ -36,13 +38,17 @@ class ShardDataset(ImageDataset):
         self.classes = classes or [str(label) for label in range(most + 1)]
 
     def _map(self) -> None:
-        self._shards = [open_index(file) for file in self._files]
+        self._shards = [self._index(file) for file in self._files]
+        self._states = [shard.state for shard in self._shards]
         self._start = np.cumsum([0, *map(len, self._shards)])
         self.labels = np.concatenate([shard.label for shard in self._shards]).astype(np.int64)
 
+    def _index(self, file: Path) -> Index:
+        return open_index(file)
+
     def __getstate__(self) -> dict:
         """Without what another process maps for itself."""
-        mapped = ("_shards", "_start", "labels")
+        mapped = ("_shards", "_states", "_start", "labels")
         return {key: value for key, value in self.__dict__.items() if key not in mapped}
 
     def __setstate__(self, state: dict) -> None:
@@ -62,6 +68,9 @@ class ShardDataset(ImageDataset):
         shard = self._shards[number]
         return self._reader.read(number, int(shard.offset[k]), int(shard.length[k]))
 
+    def state(self, i: int) -> tuple[int, ...]:
+        return self._states[self._at(i)[0]]
+
     def blocks(self) -> np.ndarray:
         return self._start
 
@@ -69,6 +78,40 @@ class ShardDataset(ImageDataset):
         """SHA-256 of names and labels, from the shards' own."""
         parts = [f"{file.name} {shard.digest}" for file, shard in zip(self._files, self._shards, strict=True)]
         return hashlib.sha256("\0".join([*self.classes, *parts]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class RemoteShardDataset(ShardDataset):
+    """As `ShardDataset`, of tar files by URL: their indexes are fetched at once, each tar when it is wanted first."""
+
+    def __init__(self, urls: list[str], classes: list[str] | None = None):
+        files = fetch_indexes(urls)
+        super().__init__(files, classes or _classes(files[0].parent))
+        self._reader = RemoteReader(urls, files)
+
+    def _index(self, file: Path) -> Index:
+        index = remote_index(file)
+        if index is None:
+            raise ConvNextError(f"The index of {file} is damaged. Remove it, and it is fetched or made again.")
+        return index
+
+    def read_ahead(self, order: np.ndarray) -> subprocess.Popen | None:
+        assert isinstance(self._reader, RemoteReader)
+        return self._reader.ahead(order.tolist())
+
+
+def open_urls(pattern: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """As `open_pattern`, of URLs with braces.
+
+    Raises:
+        ConvNextError: as `ShardDataset`; a file cannot be fetched.
+    """
+    urls = braces(pattern)
+    val = [url for url in urls if url.rpartition("/")[2].startswith(VAL_PARTS)]
+    train = [url for url in urls if url not in set(val)]
+    if not train:
+        raise ConvNextError(f"{pattern!r} names validation shards alone. Name the training shards, too.")
+    images = RemoteShardDataset(train)
+    return (images, RemoteShardDataset(val, images.classes)) if val else hold_out(images, val_share, seed)
 
 
 def open_pattern(pattern: str, val_share: float, seed: int) -> tuple[ImageDataset, ImageDataset]:

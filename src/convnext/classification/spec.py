@@ -61,6 +61,7 @@ class ClassificationSpec(TaskSpec):
     predict_options = PredictOptions
     answer_options = ("top_k",)
     batch = 64
+    caches = True
     pipeline_tag = "image-classification"
     counting = "Classifiers are counted for 1,000 classes (Tables 1 and 2)."
 

@@ -1,6 +1,6 @@
 """The classification task as the engine sees it: model, batches, losses, evaluation."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from convnext.classification.weights import class_weights
 from convnext.data.balance import POWERS, Resampled
 from convnext.data.blocks import Blocks
 from convnext.data.loader import Batch, EvalSamples, eval_loader
+from convnext.data.sampler import epoch_generator
 from convnext.errors import ConvNextError
 from convnext.models import build, options
 from convnext.models.recompute import recompute_hidden
@@ -28,6 +29,9 @@ from convnext.runtime.world import World
 from convnext.seeding import seed_all
 from convnext.task.engine import DataTask
 from convnext.weights.load import load_weights
+
+WORTH_A_WORD = 3
+"""Times that more is read than used."""
 
 
 class ClassificationTask(DataTask):
@@ -54,6 +58,12 @@ class ClassificationTask(DataTask):
         weights = self.weights_of(recipe, train)
         self.weights = None if weights is None else torch.from_numpy(weights).to(world.device)
         self.drawn = _drawn(recipe, train, self.groups)
+        if recipe.order == "full" and (times := train.amplification()) > WORTH_A_WORD:
+            say(
+                f"In random order about {times:.0f} times as much of {recipe.data} is read as used, because an image comes with "
+                "its whole row group. --order block reads a group once in each loading process.",
+                style="yellow",
+            )
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
@@ -96,6 +106,21 @@ class ClassificationTask(DataTask):
                 + (f" {report.adapted}" if report.adapted else "")
             )
         return model
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        ahead = None
+        if (starts := self.train.blocks()) is not None:
+            shards = np.arange(len(starts) - 1)
+            if isinstance(self.drawn, Blocks):
+                epoch = start // self.plan.steps_per_epoch
+                shards = np.concatenate(list(self.drawn.windows(epoch_generator(self.recipe.seed, epoch))))
+            ahead = self.train.read_ahead(shards)
+        try:
+            yield from super().batches(start)
+        finally:
+            if ahead:
+                ahead.kill()
+                ahead.communicate()
 
     def train_transform(self) -> TrainTransform:
         return TrainTransform(self.preprocess, self.recipe.augment)

@@ -12,9 +12,14 @@ MOST = 1_000_000
 _SIGNS = re.compile(r"[{*?\[]")
 
 
+def is_url(text: str) -> bool:
+    """True for an address: https://, s3://, ..."""
+    return bool(re.match(r"[a-z][a-z0-9+.-]*://", text))
+
+
 def is_pattern(text: str) -> bool:
-    """True for a word with braces or a glob's signs, unless a file or folder has just this name."""
-    return bool(_SIGNS.search(text)) and not os.path.exists(os.path.expanduser(text))
+    """True for a word with braces or a glob's signs, unless it is an address, or a file or folder has just this name."""
+    return not is_url(text) and bool(_SIGNS.search(text)) and not os.path.exists(os.path.expanduser(text))
 
 
 def absolute(text: str) -> str:

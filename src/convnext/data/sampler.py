@@ -13,9 +13,14 @@ Key = tuple[int, ...]
 """(epoch, index), or (epoch, index, n) of the n-th repetition of an image in an epoch, which has an augmentation of its own."""
 
 
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's order."""
+    return np.random.default_rng(derive(seed, "order", epoch))
+
+
 def epoch_order(samples: int, seed: int, epoch: int, drawn: Resampled | Blocks | None = None) -> np.ndarray:
     """A permutation of range(samples), or what `drawn` makes of it; (samples,) int64."""
-    generator = np.random.default_rng(derive(seed, "order", epoch))
+    generator = epoch_generator(seed, epoch)
     return generator.permutation(samples) if drawn is None else drawn.draw(generator)
 
 

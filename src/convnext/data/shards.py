@@ -41,6 +41,7 @@ class Index:
     Attributes:
         offset, length: of each image in the tar, in bytes; label: of each; name_end: ends of their names in `names`.
         digest: SHA-256 of names and labels, in hexadecimal.
+        state: size and time of the tar.
     """
 
     offset: np.ndarray
@@ -49,6 +50,7 @@ class Index:
     name_end: np.ndarray
     names: np.ndarray
     digest: str
+    state: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -80,6 +82,11 @@ def open_index(shard: Path) -> Index:
     return index
 
 
+def open_index_alone(shard: Path) -> Index | None:
+    """The index of a tar file that is not here; None if there is none, or it is damaged."""
+    return _read(shard.with_name(shard.name + ENDING), None)
+
+
 def _state(shard: Path) -> list[int]:
     try:
         state = shard.stat()
@@ -88,8 +95,8 @@ def _state(shard: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _read(file: Path, state: list[int]) -> Index | None:
-    """The index in a file; None if there is none for a tar of this size and time, or it is damaged."""
+def _read(file: Path, state: list[int] | None) -> Index | None:
+    """The index in a file; None if there is none for a tar of this size and time (None: of any), or it is damaged."""
     try:
         content = np.memmap(file, np.uint8, "r")
         if content[: len(MAGIC)].tobytes() != MAGIC:
@@ -97,7 +104,7 @@ def _read(file: Path, state: list[int]) -> Index | None:
         room = int(content[len(MAGIC) : len(MAGIC) + 8].view("<i8")[0]) if len(content) > len(MAGIC) + 8 else 0
         start = len(MAGIC) + 8
         head = json.loads(content[start : start + room].tobytes())
-        if head["tar"] != state or head["size"] != len(content):
+        if (state is not None and head["tar"] != state) or head["size"] != len(content):
             return None
         arrays, at = {}, start + room
         for name, kind in COLUMNS:
@@ -105,7 +112,7 @@ def _read(file: Path, state: list[int]) -> Index | None:
             arrays[name], at = content[at:end].view(kind), end
         if at > len(content) or len(arrays["label"]) != head["samples"]:
             return None
-        return Index(**arrays, names=content[at:], digest=head["digest"])
+        return Index(**arrays, names=content[at:], digest=head["digest"], state=tuple(map(int, head["tar"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -207,6 +214,10 @@ class ShardReader:
         for handle in self._open.values():
             os.close(handle)
 
+    def local(self, number: int) -> Path:
+        """The path of file `number`. Raises ImageError if it cannot be had."""
+        return self.files[number]
+
     def read(self, number: int, offset: int, length: int) -> bytes:
         """Bytes of file `number`. Raises ImageError if it is gone or was cut short."""
         file = self.files[number]
@@ -214,7 +225,7 @@ class ShardReader:
             if number not in self._open:
                 if len(self._open) >= OPEN_FILES:
                     os.close(self._open.pop(next(iter(self._open))))
-                self._open[number] = os.open(file, os.O_RDONLY)
+                self._open[number] = os.open(self.local(number), os.O_RDONLY)
             handle = self._open[number]
             # an index that came with its tar may say anything
             inside = offset >= 0 and 0 <= length <= os.fstat(handle).st_size - offset

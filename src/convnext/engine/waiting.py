@@ -19,6 +19,6 @@ def advice(share: float, device: str, workers: int | None, data: str) -> str:
     now = "all but one now" if workers is None else f"{workers} now"
     return (
         f"The device waited for data {share:.0%} of the time. Remedies: more loading processes (--runtime.workers, {now}, of "
-        f"{cores} cores); images that decode faster, which `convnext data speed {data}` measures: large ones as JPEG files; and "
-        "on a slow disk shards, which `convnext data shard` writes."
+        f"{cores} cores); a cache of decoded images (--runtime.cache ram or disk); images that decode faster, which `convnext "
+        f"data speed {data}` measures: large ones as JPEG files; and on a slow disk shards, which `convnext data shard` writes."
     )

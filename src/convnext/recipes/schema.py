@@ -151,7 +151,7 @@ class Ema:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Options of the execution of a run that do not change its result."""
+    """Options of the execution of a run that do not change its result, but for a cache of large images."""
 
     __pydantic_config__ = STRICT
 
@@ -160,6 +160,12 @@ class Runtime:
     process that trains."""
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
+    cache: Literal["off", "ram", "disk"] = "off"
+    """Keep decoded training images after their first use, shared by all processes: in memory while the run lasts, or in
+    ~/.cache/convnext (CONVNEXT_CACHE moves it), where other runs on the same images find them. `--runtime.cache disk`"""
+    cache_side: int = ranged(512, **SIDE)
+    """Images of more than side x side pixels are kept scaled down to that many. Their crops then differ from those without a
+    cache, so this is part of what a continued run must have in common."""
     log_every: int = ranged(50, at_least=1)
     """Optimizer steps between two lines of metrics."""
     checkpoint_minutes: float = ranged(5.0, at_least=0)
@@ -176,6 +182,11 @@ class Runtime:
     recompute_stages: tuple[int, ...] = ranged((), at_least=0, at_most=3)
     """Stages (0 to 3) whose hidden layers are recomputed in the backward pass (fused GPU kernels only): less memory for one
     matrix product more."""
+
+    @property
+    def kept_side(self) -> int | None:
+        """Bound of the images that training sees, which is part of the result; None: none."""
+        return None if self.cache == "off" else self.cache_side
 
 
 @dataclass(frozen=True)

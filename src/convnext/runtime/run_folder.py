@@ -57,7 +57,9 @@ def claim(folder: Path, name: str, recipe: Recipe) -> str:
 
 def result_differences(one: Recipe, other: Recipe) -> list[tuple[str, object, object]]:
     """The differences that change a run's result."""
-    return [row for row in difference(one, other) if not row[0].startswith(NOT_THE_RESULT)]
+    rows = [row for row in difference(one, other) if not row[0].startswith(NOT_THE_RESULT)]
+    kept = one.runtime.kept_side, other.runtime.kept_side
+    return rows if kept[0] == kept[1] else [*rows, ("side of cached images (--runtime.cache)", *kept)]
 
 
 def choose_folder(name: str, recipe: Recipe, root: Path = Path("runs")) -> Path:

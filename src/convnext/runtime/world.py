@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -69,6 +69,23 @@ class World:
         asking.start()
         asking.join(ANSWER)
         return order in ([], [1])  # the store died, or hangs, with its process: better said twice than never
+
+    def from_first_here(self, function: Callable[[], Result]) -> Result:
+        """The result of `function`, called by the first process of this machine only; an error for people ends all of them."""
+        if self.size == 1:
+            return function()
+        first = self.rank - self.rank % self.local_size
+        mine: Result | None = None
+        error: ConvNextError | None = None
+        answers: list[Any] = [None] * self.size
+        if self.rank == first:
+            try:
+                mine = function()
+            except ConvNextError as raised:
+                error = raised
+        self.raise_first(error)
+        dist.all_gather_object(answers, mine)
+        return answers[first]
 
     def on_main(self, function: Callable[[], Result]) -> Result:
         """The result of `function`, called by the main process only; an error for people ends all of them."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convnext.data.balance import Resampled
 from convnext.data.blocks import Blocks
+from convnext.data.cache import ImageCache
 from convnext.data.device import ToDevice
 from convnext.data.loader import Batch, TrainSamples, collate, default_workers, train_loader
 from convnext.data.regions import RegionTransform
@@ -28,6 +29,7 @@ from convnext.recipes.schema import DenseModel, Recipe
 from convnext.runtime.precision import resolve_precision
 from convnext.runtime.world import World
 from convnext.seeding import seed_all
+from convnext.task.cache import open_cache, plan_cache
 from convnext.weights.load import fill, read_checkpoint
 from convnext.weights.save import save_weights
 
@@ -74,6 +76,7 @@ class DataTask(ABC):
         if recipe.best_by is not None:
             self.metric = self._named_metric(recipe.best_by)
         self.fingerprint = fingerprint
+        self.cache: ImageCache | None = None
         self.precision = resolve_precision(recipe.precision, world.device)
         workers = recipe.runtime.workers
         self.workers = default_workers(world.device, world.local_size) if workers is None else workers
@@ -122,7 +125,7 @@ class DataTask(ABC):
 
     def batches(self, start: int) -> Iterator[Batch]:
         plan, world = self.plan, self.world
-        samples = TrainSamples(self.train, self.train_transform(), self._recipe.seed)
+        samples = TrainSamples(self._images(), self.train_transform(), self._recipe.seed)
         order = TrainBatches(
             len(self.train), self._recipe.seed, plan.total_batch, plan.accumulation, plan.total_steps, start, world.rank,
             world.size, self.sort_by, self.drawn,
@@ -131,7 +134,18 @@ class DataTask(ABC):
         for batch in train_loader(samples, order, self.workers, self.pin, self.collate):
             if batch.unreadable:
                 self._note_unreadable(batch.unreadable)
+            if self.cache and self.cache.full:
+                self.say("No more images fit into the cache; the run goes on and decodes the others.", style="yellow")
+                self.cache = None
             yield to_device(batch)
+
+    def _images(self) -> Any:
+        """The training images, through their cache where there is one."""
+        if self._recipe.runtime.cache == "off":
+            return self.train
+        plan = plan_cache(self._recipe.runtime, self.train, self.fingerprint)
+        images, self.cache = open_cache(plan, self.train, self.world)
+        return images
 
     def sample_names(self, batch: Batch) -> list[str]:
         return [self.train.name(i) for i in batch.indices]

@@ -101,6 +101,7 @@ class TaskSpec(ABC):
         compared_images: how many images an export is compared on, unless said otherwise.
         other_sizes: tells people how an exported file can be used with images of another size.
         counting: explains how `info models` counts.
+        caches: True if training can take its images from a cache of scaled ones.
         pipeline_tag: the task's name on the Hugging Face Hub.
         default_out: folder of `predict`'s files; None: files are written only where --out is given.
     """
@@ -121,6 +122,7 @@ class TaskSpec(ABC):
     compared_images: ClassVar[int] = 100
     other_sizes: ClassVar[str] = "Export with --dynamic batch,size for other sizes."
     counting: ClassVar[str] = ""
+    caches: ClassVar[bool] = False
     pipeline_tag: ClassVar[str | None] = None
     default_out: ClassVar[str | None] = None
 
