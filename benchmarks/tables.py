@@ -264,7 +264,107 @@ def loading(result: dict) -> str:
     )
 
 
+PAIR = ("convnext", "litserve")
+
+
+def serving(result: dict, part: str, rows: list[tuple], head: tuple[str, ...], about: str) -> str:
+    """A table of `convnext serve` under load, with where it was measured."""
+    versions = result["versions"]
+    rivals = f", LitServe {versions['litserve']}, FastAPI {versions['fastapi']}" if part == "rivals" else ""
+    return (
+        f"{about} {result['device']}, shared by server and load generator; ConvNeXt-Atto at 224 px, JPEG of 500 x 375 pixels, "
+        f"torch {versions['torch']}{rivals} (`python benchmarks/serve_load.py {part}`, `results/serve.json`)."
+        f"\n\n{markdown(rows, head)}"
+    )
+
+
+SERVERS = {"convnext": "convnext serve", "litserve": "LitServe", "fastapi": "FastAPI, one predict a request"}
+
+
+def serve_rivals(result: dict) -> str:
+    rows = [
+        (name, clients, *(cell.get(key) for key in ("rps", "p50_ms", "p99_ms", "server_cores", "client_cores")))
+        for clients in result["rows"]["rivals"]["convnext"]
+        if clients.isdecimal()
+        for kind, name in SERVERS.items()
+        for cell in (result["rows"]["rivals"][kind][clients],)
+    ]
+    head = ("", "clients", "requests/s", "p50 ms", "p99 ms", "cores of the server", "of the clients")
+    one = result["rows"]["latency"]
+    about = (
+        "Each client asks again when it is answered; two rounds of 6 s, the servers in turn. Alone, an answer takes "
+        f"{one['served_ms']} ms, decoding and computing in the same process {one['within_ms']} ms ({one['ratio']} times)."
+    )
+    return serving(result, "rivals", rows, head, about)
+
+
+def serve_knobs(result: dict) -> str:
+    rows = []
+    for words, row in result["rows"]["knobs"].items():
+        if isinstance(row, dict):
+            share = round(100 * row["codes"].get("503", 0) / sum(row["codes"].values()), 1)
+            name = f"`{words}`" if words else "all as they are"
+            rows.append(
+                (name, row["rps"], row.get("p50_ms"), row.get("p99_ms"), row["batch"], share, round(row["rss_mb"]))
+            )
+    head = ("", "answers/s", "p50 ms", "p99 ms", "images of a batch", "503 %", "MB")
+    return serving(result, "knobs", rows, head, "64 clients, one option changed at a time, 5 s each.")
+
+
+def serve_faults(result: dict) -> str:
+    """What was done, and what came of it, ours and LitServe's."""
+    found = result["rows"]
+
+    def told(codes: dict) -> str:
+        return ", ".join(f"{count:,} x {code}" for code, count in codes.items())
+
+    def storm(row: dict) -> str:
+        return (
+            f"{told(row['codes'])}; goodput {100 * row['goodput']:.0f} % of {row['sustainable_rps']} a second; p99 of 200 "
+            f"{row['p99_ms'] / 1000:.1f} s; as before after {row['normal_after_s']} s; "
+            f"{row['rss_mb'][0]:.0f} to {row['rss_mb'][2]:.0f} MB"
+        )
+
+    def crowd(row: dict) -> str:
+        p99 = row["alone"]["p99_ms"], row["beside"]["p99_ms"]
+        return f"p99 {p99[0]:.0f} to {p99[1]:.0f} ms ({row['ratio_p99']} times); {told(row['codes'])}"
+
+    def killed(row: dict) -> str:
+        text = f"{row['kills']} kills: {told(row['codes'])}, {row['failed_but_not_by_a_kill']} failed apart from them"
+        return text + (
+            f"; {row['clients_that_wait_for_ever']} clients wait for ever" if row["clients_that_wait_for_ever"] else ""
+        )
+
+    def drained(row: dict) -> str:
+        return (
+            f"{row['times']} times: {told(row['codes'])}; lost {row['lost']}; exit code {', '.join(row['exit_codes'])}"
+        )
+
+    reloads, drift = found["reloads"], found["drift"]
+    mb = drift["rss_mb"]
+    rows = [
+        (
+            "three times the sustainable rate (60 s, LitServe 20 s)",
+            *map(storm, (found["overload"][kind] for kind in PAIR)),
+        ),
+        ("300 clients send a byte a second, 8 healthy ones", *map(crowd, (found["slow"][kind] for kind in PAIR))),
+        ("SIGKILL of a worker every 5 s, 8 clients", *map(killed, (found["kills"][kind] for kind in PAIR))),
+        ("SIGTERM under 16 clients", *map(drained, (found["drain"][kind] for kind in PAIR))),
+        (
+            "20 reloads under 8 clients, then a damaged file",
+            f"{told(reloads['codes'])}; {reloads['answers_by_model']} answers of 2 models; "
+            f"{reloads['damaged_file']}, the model stays",
+            "has no reload",
+        ),
+        (f"{drift['requests']:,} requests", f"{mb[0]:.0f} to {mb[1]:.0f} MB ({100 * drift['drift']:+.1f} %)", ""),
+    ]
+    return serving(result, "overload slow kills drain reloads drift", rows, ("", "convnext serve", "LitServe"), "")
+
+
 TABLES = {
+    "serve_rivals": serve_rivals,
+    "serve_knobs": serve_knobs,
+    "serve_faults": serve_faults,
     "loading_500x375": loading,
     "loading_12mp": loading,
     "startup": startup,
@@ -287,7 +387,13 @@ TABLES = {
 }
 
 
-FILES = {"cpu_ready": "cpu_compile"}  # of tables that are not named like their results
+# of tables that are not named like their results
+FILES = {
+    "cpu_ready": "cpu_compile",
+    "serve_rivals": "serve",
+    "serve_knobs": "serve",
+    "serve_faults": "serve",
+}  # of tables that are not named like their results
 
 
 def rendered(page: Path) -> str:

@@ -198,3 +198,13 @@ def test_robustness_digits(tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["errors"] == {"fog": [1.12, 2.12, 3.12, 4.12, 5.12]}
     assert (result["images"], result["clean_error"], result["mean_error"]) == (359, 2.51, 3.12)
+
+
+@pytest.mark.slow
+def test_serve_load(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    rows = run("serve_load", tmp_path / "x.json", "latency", "reloads", "drift", "--scale", "0.02")["rows"]
+    assert rows["latency"]["served_ms"] > 0
+    assert (rows["reloads"]["reloads"], rows["reloads"]["answers_by_model"]) == (20, 2)
+    assert rows["reloads"]["codes"].keys() == {"200"}
+    assert rows["drift"]["requests"] > 100

@@ -98,7 +98,7 @@ class Browser:
     def until(self, expression: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + SECONDS
-        while not self.value(expression):
+        while not self.value(f"!!({expression})"):
             assert time.monotonic() < end, f"{expression} did not become true; the page says:\n{self.text()}"
             time.sleep(0.05)
 
