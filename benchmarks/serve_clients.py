@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,17 +173,14 @@ class Server:
             command = [str(here / f"serve_{kind}.py"), model, str(self.port)]
         self.kind, self.log = kind, Path(model).parent / f"{kind}.log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+            self.process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, start_new_session=True)
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in reversed(self.pids()):
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, 9)  # also what outlives its parent
         self.process.wait()
 
     async def ready(self, request: bytes, seconds: float = 60) -> None:
@@ -192,6 +190,18 @@ class Server:
             if time.monotonic() > end or self.process.poll() is not None:
                 raise RuntimeError(f"{self.kind} does not answer ({found.code}): {self.log.read_text()[-2000:]}")
             await asyncio.sleep(0.1)
+
+    def session(self) -> list[int]:
+        """Processes of its session, those included whose parent is gone."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == self.process.pid and fields[0] != "Z":
+                found.append(int(path.parent.name))
+        return found
 
     async def metrics(self) -> dict[str, float]:
         """Numbers of `/metrics`, the labels left out."""

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from serve_clients import BROKEN, Client, Server, closed, codes, latency, message, opened, slow
+from serve_clients import BROKEN, TICK, Client, Server, closed, codes, latency, message, opened, slow
 
 import convnext
 from convnext.benchmark.rows import environment
@@ -35,6 +35,7 @@ from convnext.serve.options import Limits
 
 KINDS = ("convnext", "litserve", "fastapi")
 CLIENTS = (1, 8, 64)
+ROUNDS = 1
 KNOBS = (
     "", "--max-batch 1", "--max-batch 4", "--max-batch 64", "--max-wait-ms 0", "--max-wait-ms 50", "--queue 16", "--workers 2"
 )  # fmt: skip
@@ -87,9 +88,9 @@ class Bench:
         return Server(kind, str(self.models[model]), *options)
 
     async def rivals(self) -> dict:
-        """Closed loop with 1, 8 and 64 clients: two rounds, the servers in turn."""
+        """Closed loop with 1, 8 and 64 clients, the servers in turn."""
         cells: dict[str, dict[str, list]] = {kind: {str(n): [] for n in CLIENTS} for kind in KINDS}
-        for _ in range(2):
+        for _ in range(ROUNDS):
             for kind in KINDS:
                 with self.server(kind) as server:
                     requests = requests_of(kind, self.contents)
@@ -105,7 +106,7 @@ class Bench:
 
     @staticmethod
     def cell(runs: list) -> dict:
-        """One server with so many clients, both rounds together."""
+        """One server with so many clients, all rounds together."""
         samples = [each for run in runs for each in run[0]]
         good = [each for each in samples if each.code == 200]
         rate = round(len(good) / sum(run[1] for run in runs), 1)
@@ -121,7 +122,7 @@ class Bench:
         with self.server() as server:
             client, requests = Client(server.port), requests_of("convnext", self.contents)
             await server.ready(requests[0])
-            for i in range(round(600 * self.scale)):
+            for i in range(round(400 * self.scale)):
                 k = i % len(requests)
                 answer = await client.ask(requests[k])
                 began = time.perf_counter()
@@ -241,7 +242,7 @@ class Bench:
         """SIGTERM under 16 clients, five times (LitServe: once); lost is what was accepted and has no answer."""
         found = {}
         for kind, times in (("convnext", 5), ("litserve", 1)):
-            samples, exits, longest = [], set(), 0.0
+            samples, exits, longest, left = [], set(), 0.0, False
             for _ in range(times):
                 with self.server(kind) as server:
                     requests, stop = requests_of(kind, self.contents), asyncio.Event()
@@ -256,11 +257,13 @@ class Bench:
                         exits.add("none after 20 s")
                     longest = max(longest, time.monotonic() - began)
                     stop.set()
+                    await asyncio.wait({load}, timeout=3)
+                    left |= len(server.session()) > 0
                 await asyncio.wait({load}, timeout=5)
-                samples += load.result() if load.done() else []
-                load.cancel()
+                samples += load.result()
             found[kind] = {
-                "times": times, "codes": codes(samples), "lost": sum(each.code == BROKEN for each in samples),
+                "times": times, "processes_left": left, "codes": codes(samples),
+                "lost": sum(each.code == BROKEN for each in samples),
                 "exit_codes": sorted(map(str, exits)), "longest_s": round(longest, 2),
             }  # fmt: skip
         return found
@@ -319,6 +322,23 @@ class Bench:
         }
 
 
+def await_idle(seconds: float = 30.0) -> float:
+    """Wait until other processes leave the cores alone, not longer than some seconds; the share that they take of all cores."""
+    end = time.monotonic() + seconds
+    while True:
+        before, began = idle_seconds(), time.monotonic()
+        time.sleep(1.0)
+        share = 1 - (idle_seconds() - before) / (time.monotonic() - began) / (os.cpu_count() or 1)
+        if share < 0.1 or time.monotonic() > end:
+            return max(share, 0.0)
+
+
+def idle_seconds() -> float:
+    """Seconds that all cores together have been idle."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / TICK
+
+
 PARTS = ("rivals", "latency", "knobs", "overload", "slow", "kills", "drain", "reloads", "drift")
 
 
@@ -329,6 +349,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)
     facts = environment(torch.device("cpu")) | {"command": f"python benchmarks/serve_load.py {' '.join(PARTS)}"}
+    facts["environment"] = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "")}
     for name in ("uvicorn", "starlette", "litserve", "fastapi", "uvloop"):
         try:
             facts["versions"][name] = version(name)
@@ -338,14 +359,12 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), arguments.scale)
         for part in arguments.parts:
-            began = time.monotonic()
+            began, busy = time.monotonic(), round(await_idle(), 2)
             found = asyncio.run(getattr(bench, part)())
             print(f"{part} ({time.monotonic() - began:.0f} s): {json.dumps(found)}", flush=True)
             if out:
                 before = json.loads(out.read_text()) if out.exists() else {}
-                rows = before.get("rows", {}) | {
-                    part: found | {"date": time.strftime("%Y-%m-%d"), "commit": facts["commit"]}
-                }
+                rows = before.get("rows", {}) | {part: found | {"date": time.strftime("%Y-%m-%d"), "busy_before": busy}}
                 out.write_text(json.dumps(before | facts | {"rows": rows}, indent=1) + "\n")
     return 0
 

@@ -42,8 +42,6 @@ class Load:
                     self.errors.append((time.monotonic(), repr(error)))
                 else:
                     self.codes.append(reply.status_code)
-                    if reply.status_code == 503:  # it is about to end: a balancer asks another one
-                        return
                     if reply.status_code == 200:
                         self.bodies.add((reply.headers["x-model-version"], reply.text))
 

@@ -68,6 +68,11 @@ class LimitedConnection(HttpToolsProtocol):
         self.disarm()
         self.timer = self.loop.call_later(LINGER, self.transport.abort)
 
+    def shutdown(self) -> None:
+        """Close at the end of the server; where a request may be on the way, once it is refused."""
+        if self.cycle is not None:
+            super().shutdown()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self.arm()

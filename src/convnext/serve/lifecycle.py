@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from convnext.serve.options import Options
 from convnext.serve.service import Service
 
 BACKLOG = 2048
+ACCEPT = 0.05  # seconds in which connections that wait in the kernel are accepted, to be told
 LINGER = 1.0  # seconds in which open connections are told that no more requests are accepted
 
 
@@ -44,6 +46,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for each in sockets or []:
+            each.listen(0)  # who comes now comes again and is told that nobody listens; closing would cut who waits
+        await asyncio.sleep(ACCEPT)
+        await super().shutdown(sockets)
 
     def _drain(self, *_: object) -> None:
         now = time.monotonic()
