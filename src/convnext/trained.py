@@ -77,6 +77,13 @@ class Trained:
 
         return isinstance(self.module, Exported)
 
+    @property
+    def note(self) -> str:
+        """A sentence about how an exported file computes on this machine, where that is not as it says."""
+        from convnext.task.exported import Exported
+
+        return self.module.note if isinstance(self.module, Exported) else ""
+
     # -- use
 
     def predict(self, images: Any, *, stream: bool = False, batch: int | None = None, **options: Any) -> Any:
@@ -174,7 +181,7 @@ class Trained:
         """Write the model as a file that runs without this package, compared with PyTorch before it is put in place.
 
         Args:
-            format: onnx, openvino, torch-export or aot-inductor.
+            format: onnx, openvino, torch-export, aot-inductor or convnext-int8.
             out: the file; beside the checkpoint if None.
             options: fields of `export.options.ExportOptions`: precision, dynamic, batch, image_size, images, calibration, ..
 
@@ -273,16 +280,18 @@ def load_weights_of(
     from convnext.export.runtime import is_exported, open_exported
     from convnext.runtime.device import choose_device
     from convnext.runtime.failures import INFERENCE_MEMORY, memory_explained
-    from convnext.runtime.precision import resolve_precision
+    from convnext.runtime.precision import INT8, resolve_precision
 
     name = str(name)
     if is_exported(name):
-        if precision != "auto":
-            raise ConvNextError(f'{name} computes in its own precision: leave out --precision (precision="auto").')
         opened = tasks.resized(open_exported(name, trust), image_size)
+        if precision not in ("auto", opened.loaded.metadata["precision"]):
+            raise ConvNextError(f'{name} computes in its own precision: leave out --precision (precision="auto").')
         return {"best": Trained(name, opened, choose_device("cpu"), opened.loaded.metadata["precision"])}
     chosen = choose_device(device)
     path = located(name)
+    if precision == "int8":
+        raise ConvNextError(INT8)
     with memory_explained(INFERENCE_MEMORY):
         found = tasks.open_weights(path, wanted, chosen, image_size, verify)
     return {

@@ -123,7 +123,7 @@ def test_a_square_that_pictures_are_padded_to(format, tmp_path):
 def test_what_is_not_written_for_detectors():
     for format, precision in (("aot-inductor", "fp32"), ("onnx", "int8"), ("torch-export", "bf16")):
         with pytest.raises(ConvNextError, match="A detector is not written as"):
-            formats.check_task(formats.choose(format, precision), precision, SPEC)
+            formats.check_task(*formats.choose(format, precision), SPEC)
 
 
 def found(**changes):

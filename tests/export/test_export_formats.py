@@ -221,7 +221,7 @@ def test_a_missing_extra_is_named(module, extra, monkeypatch, tmp_path):
     for place, command in commands.items():
         monkeypatch.setattr(extras, "CLONE", place)
         with pytest.raises(ConvNextError, match=re.escape(command)):
-            formats.require_all(formats.choose(format, "int8"), "int8")
+            formats.require_all(*formats.choose(format, "int8"))
 
 
 def test_a_missing_compiler_is_named(monkeypatch):

@@ -44,8 +44,8 @@ def test_the_answers_are_those_of_fp32(deployed):
     with torch.inference_mode():
         expected, found = model(x), deployed(x)
         assert found.dtype == torch.float32
-        assert error(expected, found) < LOST
-        assert error(model.feature_maps(x), deployed.feature_maps(x)) < LOST
+        assert error([expected], [found]) < LOST
+        assert error([model.feature_maps(x)], [deployed.feature_maps(x)]) < LOST
 
 
 @needs_int8
@@ -69,7 +69,7 @@ def test_without_the_operators_the_rounded_weights_compute(deployed):
     maps = torch.randn(1, 6, 5, 16).to(deployed.dtype)
     with torch.inference_mode():
         found = block(maps)
-    assert error(block(maps.clone().requires_grad_()).detach(), found) < LOST  # a gradient is asked for
+    assert error([block(maps.clone().requires_grad_()).detach()], [found]) < LOST  # a gradient is asked for
 
 
 @needs_int8
@@ -84,7 +84,7 @@ def test_a_backbone_keeps_its_maps():
     model, x = network(None), images(4)
     small = model.deploy("int8", list(images()), agreement=99)
     with torch.no_grad():
-        assert error(model(x), small(x)) < LOST
+        assert error([model(x)], [small(x)]) < LOST
 
 
 @needs_int8
@@ -116,10 +116,10 @@ def test_the_search_doubles_and_ends():
 
 def test_agreement_and_error():
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert agreement(logits, logits.flip(1)) == 0
-    assert agreement(logits, logits * 2) == 100
-    assert error(logits, logits * 0.5) == pytest.approx(0.25)
-    assert agreement({"a": logits, "b": logits}, {"a": logits, "b": logits * 0}) == pytest.approx(50)
+    assert agreement([logits], [logits.flip(1)]) == 0
+    assert agreement([logits, logits[:1]], [logits * 2, logits[1:]]) == pytest.approx(200 / 3)
+    assert error([logits], [logits * 0.5]) == pytest.approx(0.25)
+    assert agreement([{"a": logits, "b": logits}], [{"a": logits, "b": logits * 0}]) == pytest.approx(50)
 
 
 @needs_int8

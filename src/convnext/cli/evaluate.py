@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from convnext.cli.parsing import Model, Precision, check_data, parse, require_model, task_options, with_task_options
-from convnext.console import print_table, progress_bar, stdout, table
+from convnext.console import print_table, progress_bar, stderr, stdout, table
 from convnext.recipes.ranges import BATCH, SIDE, WORKERS, ranged
 
 DESCRIPTION = """Measure a model on labelled images: accuracy of a classifier, AP of a detector, mIoU of a segmenter; per class.
@@ -19,6 +19,8 @@ DESCRIPTION = """Measure a model on labelled images: accuracy of a classifier, A
 
 A model's own training data means its held-out part, wherever it is named from; --split chooses another part.
 Several processes share the work: torchrun --nproc-per-node 8 -m convnext evaluate ..."""
+
+EXPORTED = ".onnx", ".xml", ".pt2", ".int8.safetensors"  # which compute on the CPU
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ def run(argv: list[str]) -> int:
     from convnext.runtime.run_folder import is_run
     from convnext.trained import evaluate
 
-    with processes.joined("cpu" if arguments.model.endswith((".onnx", ".xml", ".pt2")) else arguments.device) as world:
+    with processes.joined("cpu" if arguments.model.endswith(EXPORTED) else arguments.device) as world:
         models = _open(arguments, world)
         first = next(iter(models.values()))
+        if first.note and world.is_main:
+            stderr().print(first.note)
         options = task_options(arguments, first.spec, arguments.model)
         with progress_bar("evaluating", world.is_main) as progress:
             result = evaluate(

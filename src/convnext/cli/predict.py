@@ -49,7 +49,8 @@ class Predict:
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; auto: the fastest that the device computes well in."""
+    """Precision of the arithmetic; auto: the fastest that the device computes well in. int8 needs a file of `convnext export
+    --format convnext-int8`, which has it by itself."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
     verify: bool = True
@@ -84,6 +85,8 @@ def run(argv: list[str]) -> int:
         spec.size_text(model.opened.loaded),
     ]
     err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
+    if model.note:
+        err.print(model.note)
     rows: list[tuple[str, ...]] = []
     kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())
     with progress_bar(spec.doing, not (arguments.json and out.is_terminal), err) as progress:

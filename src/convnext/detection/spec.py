@@ -31,7 +31,12 @@ if TYPE_CHECKING:
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation, Failure, Prediction
 
-PRECISIONS = {"onnx": ("fp32", "fp16"), "openvino": ("fp32", "fp16", "bf16"), "torch-export": ("fp32",)}
+PRECISIONS = {
+    "onnx": ("fp32", "fp16"),
+    "openvino": ("fp32", "fp16", "bf16"),
+    "torch-export": ("fp32",),
+    "convnext-int8": ("int8",),
+}
 """Formats and precisions in which detectors are exported."""
 AREAS = ("", "50", "75", "_small", "_medium", "_large")
 RESULTS = "detections.json"

@@ -17,6 +17,8 @@ class Format:
         suffix: of the file; anything may come before it.
         precisions: precision -> types of the stored weights and of the arithmetic.
         needs: module -> the extra that brings it.
+        quantiser: module and extra that int8 needs beside.
+        rebuilt: True if this package builds the network by its name and runs it, and quantises by its own code.
         runs_code: True if opening a file can run code of whoever made it.
     """
 
@@ -24,6 +26,8 @@ class Format:
     suffix: str
     precisions: dict[str, str]
     needs: dict[str, str]
+    quantiser: tuple[str, str] = ("nncf", "int8")
+    rebuilt: bool = False
     runs_code: bool = False
 
 
@@ -64,13 +68,21 @@ FORMATS = {
             {},
             runs_code=True,
         ),
+        Format(
+            "convnext-int8",
+            ".int8.safetensors",
+            {
+                "int8": "int8 weights and activations of the blocks' linear layers, the rest bf16 or fp32 as the CPU has it"
+            },
+            {},
+            rebuilt=True,
+        ),
     )
 }
-SUFFIXES = tuple(dict.fromkeys(form.suffix for form in FORMATS.values()))
 
 
-def choose(name: str, precision: str) -> Format:
-    """The format of that name, if it has that precision.
+def choose(name: str, precision: str | None) -> tuple[Format, str]:
+    """The format of that name, and the precision: that one, or the first that the format has.
 
     Raises:
         ConvNextError: there is no such format, or it has no such precision.
@@ -78,10 +90,10 @@ def choose(name: str, precision: str) -> Format:
     if name not in FORMATS:
         raise ConvNextError(f"There is no format {name!r}.{nearest(name, FORMATS)} There are: {', '.join(FORMATS)}.")
     form = FORMATS[name]
-    if precision not in form.precisions:
+    if precision is not None and precision not in form.precisions:
         pairs = "; ".join(f"{other.name}: {', '.join(other.precisions)}" for other in FORMATS.values())
         raise ConvNextError(f"The format {name} is not written in {precision}. There are {pairs}.")
-    return form
+    return form, precision or next(iter(form.precisions))
 
 
 def check_task(form: Format, precision: str, spec: TaskSpec) -> None:
@@ -96,8 +108,8 @@ def require_all(form: Format, precision: str) -> None:
     """Import every module that a format needs in that precision, before any work is done."""
     for module, extra in form.needs.items():
         require(module, extra)
-    if precision == "int8":
-        require("nncf", "int8")
+    if precision == "int8" and not form.rebuilt:
+        require(*form.quantiser)
 
 
 def silence_cuda_warning() -> None:
@@ -106,6 +118,12 @@ def silence_cuda_warning() -> None:
 
 
 def default_file(source: Path, form: Format, precision: str) -> Path:
-    """Beside the checkpoint: NAME[.PRECISION].onnx, .xml, .pt2, .aoti.pt2."""
+    """Beside the checkpoint: NAME[.PRECISION].onnx, .xml, .pt2, .aoti.pt2, .int8.safetensors."""
     kind = ".aoti" if form.name == "aot-inductor" else ""
-    return source.with_name(f"{source.stem}{'' if precision == 'fp32' else '.' + precision}{kind}{form.suffix}")
+    said = precision == "fp32" or form.suffix.startswith(f".{precision}.")
+    return source.with_name(f"{source.stem}{'' if said else '.' + precision}{kind}{form.suffix}")
+
+
+def of_file(file: Path) -> list[Format]:
+    """The formats whose files end like this one."""
+    return [form for form in FORMATS.values() if file.name.lower().endswith(form.suffix)]

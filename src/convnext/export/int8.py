@@ -1,4 +1,4 @@
-"""Post-training quantisation to int8 by NNCF, and which layers to spare when it costs too much.
+"""Post-training quantisation to int8, by NNCF for other runtimes, and which layers to spare when it costs too much.
 
 NNCF measures the range of every activation on calibration images. Only convolutions and linear layers are quantised, with
 one range for all channels of an activation. The convolutions that cut a map into patches (stem and downsampling) are not:
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
 from convnext.errors import ConvNextError
-from convnext.export.formats import silence_cuda_warning
+from convnext.export.formats import FORMATS, silence_cuda_warning
 from convnext.export.graph import trace
 from convnext.export.runtime import backend_of
 from convnext.extras import require
@@ -52,6 +52,8 @@ def quantize(
     Raises:
         ConvNextError: NNCF is not installed, or the goal is not reached with half of the layers in fp32.
     """
+    if FORMATS[metadata.format].rebuilt:
+        return backend_of(metadata.format).quantize(model, metadata, calibration, agreement, goal, say)
     silence_cuda_warning()
     nncf = require("nncf", "int8")
     advanced = require("nncf.quantization.advanced_parameters", "int8")

@@ -12,10 +12,10 @@ from convnext.recipes.ranges import BATCH, SIDE, ranged
 class ExportOptions:
     """Options of `convnext export` and `Trained.export`."""
 
-    format: Literal["onnx", "openvino", "torch-export", "aot-inductor"] = "onnx"
+    format: Literal["onnx", "openvino", "torch-export", "aot-inductor", "convnext-int8"] = "onnx"
     """Format of the file, see above."""
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    """Precision of weights and arithmetic; formats differ in what they have."""
+    precision: Literal["fp32", "fp16", "bf16", "int8"] | None = None
+    """Precision of weights and arithmetic; formats differ in what they have. By default fp32, of convnext-int8 int8."""
     dynamic: str | None = None
     """Dynamic axes: batch, size, both as batch,size, or none; by default the batch.
     Segmenters have the size of their windows.

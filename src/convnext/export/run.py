@@ -56,7 +56,7 @@ class Report:
             ("seconds", f"{self.seconds:.1f}"),
         ]
         if metadata.precision == "int8":
-            rows.append(("in fp32", ", ".join(metadata.kept) or "no layer had to stay"))
+            rows.append(("not in int8", ", ".join(metadata.kept) or "no layer had to be spared"))
         return rows
 
     def __str__(self) -> str:
@@ -81,10 +81,10 @@ def export_opened(
     Raises:
         ConvNextError: as `export`; options that contradict each other or do not fit the task.
     """
-    free, form = options.free_axes(), formats.choose(options.format, options.precision)
+    free, (form, precision) = options.free_axes(), formats.choose(options.format, options.precision)
     spec, loaded = source.spec, source.loaded
-    formats.check_task(form, options.precision, spec)
-    formats.require_all(form, options.precision)
+    formats.check_task(form, precision, spec)
+    formats.require_all(form, precision)
     if isinstance(loaded.module, Exported):
         raise ConvNextError(f"{name} is an exported file already; give the checkpoint that it was made of.")
     batch, size_free = spec.axes(free, options.batch, options.image_size)
@@ -96,19 +96,19 @@ def export_opened(
         spec,
         loaded,
         form.name,
-        options.precision,
+        precision,
         batch=batch,
         size=None if size_free else (side, side),
         smallest=spec.smallest_side(loaded.module) if size_free else side,
     )
     beside = Path(loaded.source) if Path(name).exists() else Path(f"{name}.safetensors")
-    file = options.out or formats.default_file(beside, form, options.precision)
-    if file.suffix != form.suffix:
-        raise ConvNextError(f"A file of the format {form.name} ends in {form.suffix}, and --out in {file.suffix!r}.")
+    file = options.out or formats.default_file(beside, form, precision)
+    if not file.name.endswith(form.suffix):
+        raise ConvNextError(f"A file of the format {form.name} ends in {form.suffix}, and --out is {file.name!r}.")
     if file.exists() and not options.overwrite:
         raise ConvNextError(f"{file} is there already. Give --overwrite to replace it, or another --out.")
     recipe, calibration = source.data_recipe, None
-    if options.precision == "int8":
+    if precision == "int8":
         if options.calibration:
             calibration = of_files(options.calibration, options.calibration_images)
         elif recipe:
@@ -119,7 +119,7 @@ def export_opened(
         images = of_files(named, limit)
     else:
         images = of_training(spec, recipe, "val", limit) if recipe else drawn(side)
-    usual = spec.tolerance(options.precision)
+    usual = spec.tolerance(precision)
     tolerance = Tolerance(
         usual.difference if options.tolerance is None else options.tolerance,
         usual.agreement if options.agreement is None else options.agreement,
@@ -132,10 +132,13 @@ def export_opened(
 def describe(spec: TaskSpec, loaded: Loaded, format: str, precision: str, **axes: Any) -> Metadata:
     """The metadata of an export; `axes`: batch, size, smallest."""
     model: Any = loaded.module
+    config = getattr(model, "config", None) or {}
+    built = {**config, "num_classes": model.num_classes} if config and formats.FORMATS[format].rebuilt else {}
     split = loaded.metadata.get("split")
     return Metadata(
         task=spec.name,
-        model=(getattr(model, "config", None) or {}).get("name", type(model).__name__),
+        model=config.get("name", type(model).__name__),
+        build=built,
         format=format,
         precision=precision,
         classes=list(loaded.classes),

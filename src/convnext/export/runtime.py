@@ -8,10 +8,16 @@ from pathlib import Path
 
 from convnext import tasks
 from convnext.errors import ConvNextError
-from convnext.export.formats import FORMATS, SUFFIXES
+from convnext.export.formats import FORMATS, of_file
 from convnext.task.exported import Exported, Metadata
 
-BACKENDS = {"onnx": "onnx", "openvino": "openvino", "torch-export": "torch_export", "aot-inductor": "aot"}
+BACKENDS = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "torch-export": "torch_export",
+    "aot-inductor": "aot",
+    "convnext-int8": "convnext_int8",
+}
 
 
 def backend_of(format: str):
@@ -22,7 +28,7 @@ def backend_of(format: str):
 def is_exported(name: str | Path) -> bool:
     """True if a path is that of an exported file, by its suffix."""
     path = Path(name)
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return bool(of_file(path)) and path.is_file()
 
 
 def read_metadata(name: str | Path) -> Metadata:
@@ -32,9 +38,8 @@ def read_metadata(name: str | Path) -> Metadata:
         ConvNextError: the file is damaged, not from `convnext export`, or needs an extra that is not installed.
     """
     file = Path(name)
-    module = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch_export"}[file.suffix.lower()]
     try:
-        text = importlib.import_module(f"convnext.export.{module}").read_metadata(file)
+        text = backend_of(of_file(file)[0].name).read_metadata(file)
     except (zipfile.BadZipFile, UnicodeDecodeError, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise ConvNextError(
             f"{file} cannot be read: it is damaged or incomplete ({error}). Export the checkpoint again."
@@ -44,7 +49,7 @@ def read_metadata(name: str | Path) -> Metadata:
         raise ConvNextError(
             f"{file} says that its format is {metadata.format!r}, which is none of {', '.join(FORMATS)}."
         )
-    if not FORMATS[metadata.format].suffix.endswith(file.suffix.lower()):
+    if FORMATS[metadata.format] not in of_file(file):
         raise ConvNextError(f"{file} says that its format is {metadata.format}, which no {file.suffix} file has.")
     spec = tasks.get(metadata.task)
     return replace(metadata, inputs=spec.inputs, outputs=spec.outputs, pads=spec.pads)
@@ -73,7 +78,10 @@ def open_exported(name: str | Path, trust: bool = False) -> tasks.Opened:
 def opened(file: Path, metadata: Metadata) -> Exported:
     """The module for a file that is described by `metadata`."""
     spec = tasks.get(metadata.task)
-    return spec.exported(file, metadata, backend_of(metadata.format).load(file, metadata)).eval()
+    backend = backend_of(metadata.format)
+    module = spec.exported(file, metadata, backend.load(file, metadata)).eval()
+    module.note = backend.note() if FORMATS[metadata.format].rebuilt else ""
+    return module
 
 
 def described(metadata: Metadata) -> dict:

@@ -7,8 +7,9 @@ Ranges are cut where that lowers the error of the layer's outputs.
 Legend: K N features in and out, R rows, C channels, B batch, H W height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -108,12 +109,18 @@ def observe(model: nn.Module, blocks: Sequence[Block], images: Sequence[Tensor])
     """What flows through the blocks of a folded fp32 model on images (3,H,W)."""
     found = [Observed(block, -(-ROWS // len(images))) for block in blocks]
     try:
-        for start in range(0, len(images), BATCH):
-            model(torch.stack(list(images[start : start + BATCH])))
+        for x in batches(images):
+            model(x)
     finally:
         for each in found:
             each.end()
     return found
+
+
+def batches(images: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Batches (B,3,H,W) of images (3,H,W) that follow each other and have one size."""
+    for _, alike in groupby(images, lambda image: image.shape):
+        yield from torch.stack(list(alike)).split(BATCH)
 
 
 @torch.no_grad()

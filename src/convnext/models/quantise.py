@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
 from convnext.models.block import Block
-from convnext.models.int8 import BATCH, CUTS, Int8Block, RoundedBlock, observe, rounded_block
+from convnext.models.int8 import CUTS, Int8Block, RoundedBlock, batches, observe, rounded_block
 from convnext.models.packed import folded, pack
-from convnext.models.sparing import error
-
-Outputs = Tensor | dict[str, Tensor]
+from convnext.models.sparing import Outputs, error
 
 TRIED_ON = 16  # images, for the choice among WAYS
 RANKED_ON = 4  # images, for the order in which blocks disturb
@@ -56,13 +54,9 @@ class Quantised:
     @torch.no_grad()
     def outputs(self, network: nn.Module, images: Sequence[Tensor] | None = None) -> Outputs:
         """What a form of the network gives for all calibration images, or some, in fp32."""
-        images, parts = self.images if images is None else images, []
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
-        for start in range(0, len(images), BATCH):
-            parts.append(network(torch.stack(list(images[start : start + BATCH])).to(dtype)))
-        if isinstance(parts[0], dict):
-            return {name: torch.cat([part[name].float() for part in parts]) for name in parts[0]}
-        return torch.cat(parts).float()
+        found = [network(x.to(dtype)) for x in batches(self.images if images is None else images)]
+        return [{name: t.float() for name, t in y.items()} if isinstance(y, dict) else y.float() for y in found]
 
     def expected(self) -> Outputs:
         """The outputs of the network in fp32 for all calibration images."""

@@ -1,6 +1,6 @@
 """The search for the parts of a network that int8 has to spare: shared by `deploy` and by exports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +10,8 @@ from convnext.errors import ConvNextError
 
 KEPT_AT_MOST = 0.5  # of the parts
 T = TypeVar("T")
+Outputs = Sequence[Tensor | dict[str, Tensor]]
+"""What a network gives for one batch of images after the other."""
 
 
 def spare(
@@ -50,20 +52,26 @@ def spare(
         kept = order[:more]
 
 
-def agreement(expected: Tensor | dict[str, Tensor], found: Tensor | dict[str, Tensor]) -> float:
+def agreement(expected: Outputs, found: Outputs) -> float:
     """Percent of equal top-1 of logits (B,K); of feature maps the percent of their mean square that is the same."""
-    if isinstance(expected, dict):
-        assert isinstance(found, dict)
+    if isinstance(expected[0], dict):
         return 100 * (1 - error(expected, found))
-    assert isinstance(found, Tensor)
-    return 100 * float((expected.argmax(1) == found.argmax(1)).double().mean())
+    hits = [(one.argmax(1) == other.argmax(1)).flatten() for one, other in _pairs(expected, found)]
+    return 100 * float(torch.cat(hits).double().mean())
 
 
-def error(expected: Tensor | dict[str, Tensor], found: Tensor | dict[str, Tensor]) -> float:
-    """The mean square error of outputs, as a share of their own mean square; of several maps the mean of their shares."""
-    if isinstance(expected, dict):
-        assert isinstance(found, dict)
-        return sum(error(expected[name], found[name]) for name in expected) / len(expected)
-    assert isinstance(found, Tensor)
-    power = torch.linalg.vector_norm(expected.double()).square().clamp(min=1e-30)
-    return float(torch.linalg.vector_norm((found - expected).double()).square() / power)
+def error(expected: Outputs, found: Outputs) -> float:
+    """The mean square error as a share of the outputs' own mean square; of several maps the mean of their shares."""
+    shares = []
+    for one, other in _pairs(expected, found):
+        power = torch.linalg.vector_norm(one.double()).square().clamp(min=1e-30)
+        shares.append(float(torch.linalg.vector_norm((other - one).double()).square() / power))
+    return sum(shares) / len(shares)
+
+
+def _pairs(expected: Outputs, found: Outputs) -> Iterator[tuple[Tensor, Tensor]]:
+    for one, other in zip(expected, found, strict=True):
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from ((one[name], other[name]) for name in one)
+        elif isinstance(one, Tensor) and isinstance(other, Tensor):
+            yield one, other

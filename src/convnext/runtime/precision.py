@@ -4,6 +4,12 @@ from contextlib import nullcontext
 
 import torch
 
+INT8 = (
+    "int8 is made of a checkpoint once, as it needs images to measure ranges on: `convnext export MODEL --format convnext-int8 "
+    "--calibration FOLDER` writes MODEL.int8.safetensors, which predict, evaluate and convnext.load take without --precision "
+    "(a run's own training images are taken where there are; in Python also model.deploy('int8', calibration=images))."
+)
+
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """`auto` is bf16 on a GPU that has it, fp16 on an older one, fp32 elsewhere."""

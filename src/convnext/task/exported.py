@@ -30,7 +30,8 @@ class Metadata:
         size: (height, width) of the input; None for any, of at least `smallest` pixels a side.
         thresholds: of several labels per image, the probability from which each class applies; None: one class does.
         pads: True if smaller images are padded with zeros to what the file takes.
-        kept: layers that int8 leaves in fp32: those that cut patches, and those that the measured agreement asked for.
+        kept: layers, or blocks, that int8 spares: those that cut patches, and those that the measured agreement asked for.
+        build: name and options of the network, for a file that this package runs by itself.
         data: the training data and how it was split (see `task.engine`), so that evaluation knows the held-out part.
         versions: of the packages that made it.
     """
@@ -51,6 +52,7 @@ class Metadata:
     outputs: tuple[str, ...] = ("logits",)
     pads: bool = False
     kept: list[str] = field(default_factory=list)
+    build: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +84,8 @@ class Exported(nn.Module):
     Where the file has a fixed number of images, calls are cut into as many and the last is filled up. A file whose
     metadata says `pads` takes smaller images too, with zeros (the mean colour) at their right and lower borders.
     """
+
+    note = ""  # a sentence about how it computes on this machine, if not as its file says
 
     def __init__(self, file: Path, metadata: Metadata, run: Callable[..., Sequence[Tensor]], other_sizes: str = ""):
         """`run` calls the file with tensors; `other_sizes` tells people how images of another size can be used."""

@@ -61,9 +61,31 @@ def read(file: Path, verify: bool = True) -> tuple[dict, str | None]:
     raise ConvNextError(f"{file} is not a checkpoint: {_guess(head)} Expected is a file of torch.save or safetensors.")
 
 
-def _read_safetensors(file: Path, head: bytes, verify: bool) -> tuple[dict[str, Tensor], str | None]:
+def read_header(file: Path) -> str | None:
+    """Our metadata (JSON) in a safetensors file, without reading its tensors.
+
+    Raises:
+        ConvNextError: the file cannot be opened, is damaged, or is none.
+    """
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(16)
+        if head[8:9] != b"{":
+            raise ConvNextError(f"{file} is no safetensors file: {_guess(head)}")
+        _check_header(file, head)
+        with safe_open(file, framework="pt") as stream:
+            return (stream.metadata() or {}).get(METADATA_KEY)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise _damaged(file, error) from error
+
+
+def _check_header(file: Path, head: bytes) -> None:
     if (length := struct.unpack("<Q", head[:8])[0]) > LONGEST_HEADER:
         raise _damaged(file, f"its header claims {length:,} bytes, more than {LONGEST_HEADER:,}")
+
+
+def _read_safetensors(file: Path, head: bytes, verify: bool) -> tuple[dict[str, Tensor], str | None]:
+    _check_header(file, head)
     try:
         with safe_open(file, framework="pt") as stream:
             names = list(stream.keys())

@@ -100,6 +100,11 @@ def read_sets(path: str | Path, verify: bool = True) -> dict[str, Checkpoint]:
     for label, values in sets.items():
         tensors = named(values)
         files.check_tensors(file, tensors)
+        if header is not None and '"format": "convnext-int8"' in header:
+            raise ConvNextError(
+                f"{file} is a file of `convnext export --format convnext-int8`: give it its name back, which ended in "
+                ".int8.safetensors, and use it as it is, or take the checkpoint that it was made of."
+            )
         if header is not None:
             found[label] = Checkpoint(tensors, "safetensors", schema.read(header, file), label, tuple(sets), file)
             continue

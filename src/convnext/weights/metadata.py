@@ -122,6 +122,7 @@ class Exported(_Section):
     outputs: Annotated[list[Word], Field(max_length=8)] = []
     pads: bool = False
     kept: Annotated[list[Text], Field(max_length=10_000)] = []
+    build: Model | Annotated[dict, Field(max_length=0)] = {}
     data: Split = Split()
     versions: dict[Text, Text] = {}
 
