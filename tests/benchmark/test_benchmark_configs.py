@@ -111,6 +111,9 @@ def test_other_runtimes_take_the_precisions_that_they_have():
         ("bf16", "openvino"),
         ("bf16", "openvino-int8"),
     }
+    ours = expand([OURS], choices, "cpu")  # our own int8 takes no other library's models
+    assert {c.precision for c in ours if c.runtime == "convnext-int8"} == {"fp32", "bf16"}
+    assert all(c.quantised for c in ours if c.runtime.endswith("int8"))
     alone = expand([PEER], replace(choices, runtimes=("openvino",)), "cpu")
     assert {c.runtime for c in alone} == {"openvino"}
     assert {c.label for c in alone} == {"openvino"}

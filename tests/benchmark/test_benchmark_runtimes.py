@@ -7,6 +7,9 @@ from convnext.benchmark import networks
 from convnext.benchmark.configs import Config
 from convnext.benchmark.runtimes import convert
 from convnext.errors import ConvNextError
+from convnext.ops import onednn_int8
+
+needs_int8 = pytest.mark.skipif(bool(onednn_int8.lacking()), reason="no int8 products here")
 
 
 def both(name: str, runtime: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,9 +30,10 @@ def test_the_logits_are_those_of_the_model(name, runtime):
 
 
 @pytest.mark.slow
-def test_in_int_8_it_is_still_this_network():
+@pytest.mark.parametrize("runtime", ["openvino-int8", pytest.param("convnext-int8", marks=needs_int8)])
+def test_in_int_8_it_is_still_this_network(runtime):
     """It is there for its speed: random weights, calibrated on noise, keep the direction of the logits."""
-    expected, found = both("convnext_atto", "openvino-int8")
+    expected, found = both("convnext_atto", runtime)
     assert torch.corrcoef(torch.stack([expected.flatten(), found.flatten()]))[0, 1] > 0.9
 
 

@@ -13,7 +13,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 COMPILES = ("none", "default", "max-autotune", "freezing")
 LAYOUTS = ("nchw", "nhwc")
 BACKENDS = ("auto", "reference")
-RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8", "convnext-int8")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Config:
 
     @property
     def quantised(self) -> bool:
-        return self.runtime == "openvino-int8"
+        return self.runtime.endswith("-int8")
 
     @property
     def group(self) -> tuple:
@@ -192,8 +192,9 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
     plain = chosen.layouts[0] if chosen.layouts else "nchw"
     if mode == "inference" and not autocast:
         for runtime in chosen.runtimes:
-            # no runtime takes tf32 or fp16 arithmetic on a CPU, and ONNX Runtime no bf16
-            if runtime != "torch" and precision in ("fp32", "bf16") and (runtime, precision) != ("onnxruntime", "bf16"):
+            # no runtime takes tf32 or fp16 arithmetic on a CPU, ONNX Runtime no bf16, and our own int8 none but our models
+            lacking = (runtime, precision) == ("onnxruntime", "bf16") or (runtime == "convnext-int8" and not ours)
+            if runtime != "torch" and precision in ("fp32", "bf16") and not lacking:
                 yield Config(name, mode, batch, size, precision, layout=plain, runtime=runtime)
     if "torch" not in chosen.runtimes:
         return

@@ -1,4 +1,4 @@
-"""A model in another runtime, as `convnext export` would write it: ONNX Runtime, or OpenVINO in fp32, bf16 and int8."""
+"""A model as `convnext export` would write it: for ONNX Runtime, for OpenVINO in fp32, bf16 and int8, and our own int8."""
 
 import tempfile
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ RUNTIMES = {
     "onnxruntime": Runtime("onnx"),
     "openvino": Runtime("openvino"),
     "openvino-int8": Runtime("openvino", "int8"),
+    "convnext-int8": Runtime("convnext-int8", "int8"),
 }
 
 
@@ -43,7 +44,8 @@ def convert(model: nn.Module, config: Config) -> nn.Module:
     require_all(form, precision)
     classes = [str(i) for i in range(getattr(model, "num_classes", None) or 1000)]
     size = (config.image_size, config.image_size)
-    metadata = Metadata(SPEC.name, config.model, form.name, precision, classes, {}, config.batch, size)
+    built = {**getattr(model, "config", {}), "num_classes": len(classes)}
+    metadata = Metadata(SPEC.name, config.model, form.name, precision, classes, {}, config.batch, size, build=built)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model{form.suffix}"
         backend = backend_of(form.name)

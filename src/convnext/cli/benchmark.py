@@ -59,7 +59,7 @@ class Arguments:
     """For fp16 and bf16: weights of that type, or fp32 weights under autocast."""
     backend: tuple[Literal["auto", "reference"], ...] = ("auto",)
     """Of our operations: the fastest, or plain PyTorch."""
-    runtime: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8"], ...] = ("torch",)
+    runtime: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8", "convnext-int8"], ...] = ("torch",)
     """Runtimes that run the models; others than torch take the file that `convnext export` writes, on a CPU."""
     graphs: Literal["auto", "on", "off", "both"] = "auto"
     """CUDA graphs in inference; auto: with and without for one image."""

@@ -99,11 +99,10 @@ def norm_mlp_residual(x: Tensor, y: Tensor, weight: Tensor | None, eps: float, f
         weight: of LayerNorm over C; None: it has none.
         first, last: packed, 4C of C and C of 4C.
     """
-    c = x.shape[-1]
-    out = x.clone()
-    rows, branch = out.view(-1, c), y.view(-1, c)
-    pieces = max(round(len(rows) * len(first.bias) / TILE_BYTES), 1)
-    for result, part in zip(rows.tensor_split(pieces), branch.tensor_split(pieces), strict=True):
+    c, out = x.shape[-1], torch.empty_like(x)
+    pieces = max(round(x.numel() // c * len(first.bias) / TILE_BYTES), 1)
+    for result, residual, part in zip(*(t.view(-1, c).tensor_split(pieces) for t in (out, x, y)), strict=True):
+        result.copy_(residual)
         normed = F.layer_norm(part, (c,), weight, None, eps).float()
         hidden = linear_gelu(quantize(normed, first.step, first.zero), first, last.step, last.zero)
         add_linear(result, hidden, last)
