@@ -5,6 +5,7 @@ A page marks a place with `<!-- table: NAME -->` and `<!-- end -->`; what stands
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 from convnext.report.table import markdown
@@ -135,7 +136,7 @@ CPU_COLUMNS = {
     ),
     "ours deployed": lambda c: c["form"] == "deploy",
     "ours compiled": lambda c: c["model"].startswith("convnext") and c["compile"] != "none" and c["runtime"] == "torch",
-    "ours int8": lambda c: c["model"].startswith("convnext") and c["runtime"] == "openvino-int8",
+    "OpenVINO int8": lambda c: c["model"].startswith("convnext") and c["runtime"] == "openvino-int8",
     "timm": lambda c: c["model"].startswith("timm") and c["runtime"] == "torch" and c["compile"] == "none",
     "timm compiled": lambda c: c["model"].startswith("timm") and c["compile"] != "none",
     "torchvision": lambda c: (
@@ -384,12 +385,12 @@ TABLES = {
     "overfit_segmentation": overfit,
     "overfit_mask_rcnn": overfit,
     "overfit_cascade_mask_rcnn": overfit,
-}
+} | runpy.run_path(str(Path(__file__).with_name("int8_tables.py")))["TABLES"]
 
 
-# of tables that are not named like their results
 FILES = {
     "cpu_ready": "cpu_compile",
+    "cpu_int8_ready": "cpu_int8",
     "serve_rivals": "serve",
     "serve_knobs": "serve",
     "serve_faults": "serve",

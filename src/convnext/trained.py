@@ -80,9 +80,7 @@ class Trained:
     @property
     def note(self) -> str:
         """A sentence about how an exported file computes on this machine, where that is not as it says."""
-        from convnext.task.exported import Exported
-
-        return self.module.note if isinstance(self.module, Exported) else ""
+        return str(getattr(self.module, "note", ""))
 
     # -- use
 

@@ -14,6 +14,7 @@ from PIL import Image
 from convnext.benchmark import ceilings, memory
 from convnext.data.shapes import write_shapes, write_shapes_semantic
 from convnext.models.block import Block
+from convnext.ops import onednn_int8
 from pictures import draw_classes
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -208,3 +209,11 @@ def test_serve_load(tmp_path, monkeypatch):
     assert (rows["reloads"]["reloads"], rows["reloads"]["answers_by_model"]) == (20, 2)
     assert rows["reloads"]["codes"].keys() == {"200"}
     assert rows["drift"]["requests"] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(onednn_int8.lacking()), reason="no int8 products here")
+def test_int8_accuracy_of_random_weights(tmp_path):
+    (row,) = run("int8_accuracy", tmp_path / "x.json", "--random", "convnext_atto")["random"]
+    assert 0 < row["bf16"] < row["convnext-int8"] < 0.01
+    assert row["openvino"] < 0.1

@@ -8,6 +8,8 @@ from small_models import classifier_of, exported
 
 import convnext
 from convnext import create_model
+from convnext.data.pixels import DensePreprocess
+from convnext.detection.spec import SPEC as DETECTION
 from convnext.errors import ConvNextError
 from convnext.export import convnext_int8, formats
 from convnext.export.images import drawn
@@ -17,6 +19,7 @@ from convnext.models.sparing import error
 from convnext.ops import onednn_int8
 from convnext.segmentation.spec import SPEC as SEGMENTATION
 from convnext.task.compare import Tolerance
+from convnext.task.spec import Loaded
 from convnext.weights import files
 from convnext.weights.digest import digest
 
@@ -162,3 +165,19 @@ def test_a_segmenter_with_its_backbone_in_int8(segmenter, tmp_path):
     with torch.no_grad():
         assert error([segmenter.module(x)], [module(x)]) < LOST
     assert segmenter.classes == open_exported(path).loaded.classes
+
+
+@pytest.mark.slow
+def test_a_detector_with_its_backbone_in_int8(tmp_path):
+    torch.manual_seed(0)
+    spec: Any = DETECTION
+    model = create_model("mask_rcnn_convnext_atto", num_classes=3, layer_scale_init_value=1.0).eval()
+    trained = Loaded(model, list("abc"), list("abc"), DensePreprocess(96, 128), "a test")
+    report = exported(
+        trained, tmp_path / "d.int8.safetensors", FORMAT, "int8", spec, images=drawn(96, 2), calibration=drawn(96, 2),
+        tolerance=Tolerance(None, 80), batch=1, free_size=True,
+    )  # fmt: skip
+    module: Any = open_exported(report.file).loaded.module
+    assert {key: len(value) for key, value in module.predict(torch.randn(1, 3, 96, 128))[0].items()} == dict.fromkeys(
+        ("boxes", "scores", "labels", "masks"), 100
+    )
