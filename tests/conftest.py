@@ -1,9 +1,13 @@
 """Being here, this file lets every test import the helpers of this folder by name."""
 
 import os
+import tempfile
+from pathlib import Path
 
 # before torch is imported: the tests' own workers fill the cores, and threads that spin at barriers slow each other down
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# no test writes to the user's own
+os.environ.setdefault("CONVNEXT_CACHE", str(Path(tempfile.gettempdir()) / "convnext-tests-cache"))
 
 # minutes each, so they begin while there is other work to run beside them, not at the end, when nothing is left
 LONG = ("cli/test_dense.py", "models/test_fused.py", "cli/test_train.py")

@@ -223,10 +223,12 @@ def opened(
     checkpoint: Checkpoint, recipe: Recipe | None, device: torch.device | None, image_size: int | None
 ) -> Opened:
     """The model in a checkpoint that has been read."""
+    from convnext.models.block import filled_later
     from convnext.weights.load import fill, identified
 
     spec = of_checkpoint(checkpoint)
-    module = spec.build(**identified(checkpoint, spec.identify))
+    with filled_later():
+        module = spec.build(**identified(checkpoint, spec.identify))
     fill(module, checkpoint)
     module = module.eval() if device is None else module.to(device).eval()
     metadata = {**checkpoint.metadata, "format": checkpoint.format}

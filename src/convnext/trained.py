@@ -84,26 +84,29 @@ class Trained:
 
     # -- use
 
-    def predict(self, images: Any, *, stream: bool = False, batch: int | None = None, **options: Any) -> Any:
+    def predict(
+        self, images: Any, *, stream: bool = False, batch: int | None = None, every: float = 1.0, **options: Any
+    ) -> Any:
         """Answer for one image or many.
 
         Args:
-            images: path of a file, folder or glob; bytes of a file; a PIL image; an array (H, W, 3) uint8 in RGB order; a
-                tensor (3, H, W), uint8 or float in 0..1; or a list of these.
+            images: path of a file, folder, glob or video; an http(s) address of an image; bytes of a file; a PIL image; an
+                array (H, W, 3) uint8 in RGB order; a tensor (3, H, W), uint8 or float in 0..1; or a list of these.
             stream: True for an iterator in place of a list, for more images than fit in memory.
             batch: images at once; the task's default if None.
+            every: seconds between the frames that are taken of a video, 0 for all; `answer.source.seconds` is a frame's time.
             options: of the task: `top_k`, `explain` for classifiers; `threshold`, `masks` for detectors; `mode`, `alpha` for
                 segmenters.
 
         Returns:
-            A prediction for a single image, a list for a list, a folder or a glob. Predictions print, draw (`.draw()`) and
+            A prediction for a single image, a list for a list, a folder, a glob or a video. Predictions print, draw (`.draw()`) and
             turn into JSON values (`.to_dict()`). Classifiers: `.probabilities`, `.top(5)`; detectors: `.boxes`, `.scores`,
             `.labels`, `.names`, `.masks`; segmenters: `.label_map`, `.shares()`.
 
         Raises:
             ConvNextError: an image cannot be read, is none, or the model's output is not finite; an unknown option.
         """
-        inputs, single = inputs_of(images)
+        inputs, single = inputs_of(images, every)
 
         def checked() -> Iterator[Prediction]:
             for answer in self.answers(inputs, batch, **options):

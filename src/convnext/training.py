@@ -247,7 +247,7 @@ def _run(
         console.print(warning, style="yellow")
     if dry_run:
         return TrainingRun(folder, name, recipe, finished=False)
-    world.on_main(lambda: _check_validation(val_images, console))
+    world.on_main(lambda: _check_validation(spec, val_images, console))
     state = world.on_main(lambda: run_folder.claim(folder, name, recipe))
     if state == "unfinished" and world.is_main and (changed := changed_files(spec, train_images, folder)):
         console.print(
@@ -319,15 +319,17 @@ def _fetch(name: str, recipe: Recipe) -> None:
         ) from error
 
 
-def _check_validation(images: Any, console: Out) -> None:
+def _check_validation(spec: Any, images: Any, console: Out) -> None:
     """Raise the first problem that evaluation would meet, before a step is trained: an hour later would be late to hear."""
     from convnext.console import progress_bar
     from convnext.data.readable import check_readable
+    from convnext.weights.catalog import cache_folder
 
     if not len(images):
         return
     with progress_bar("checking the validation images", not console.quiet) as progress:
-        if problem := check_readable(images, progress=progress):
+        key, memory = f"{spec.name} {spec.fingerprint(images)}", cache_folder() / "checked"
+        if problem := check_readable(images, progress=progress, key=key, memory=memory):
             raise problem
 
 

@@ -1,5 +1,7 @@
 """A broken validation image is found before the first step, in the data of every task."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -59,5 +61,42 @@ def test_sizes_are_compared_without_the_orientation(opened, tmp_path):
     assert "50 x 51" in str(check_readable(samples, contents=0))
 
 
+@pytest.mark.parametrize("opened", [folders, boxes, masks])
+def test_a_check_is_remembered_until_a_file_changes(opened, tmp_path):
+    samples, path = opened(tmp_path / "data")
+    memory, read = tmp_path / "memory", []
+    header = samples.check_header
+    samples.check_header = lambda i: (read.append(i), header(i))
+
+    def check(key="a") -> tuple[int, str]:
+        read.clear()
+        problem = check_readable(samples, contents=0, key=key, memory=memory)
+        return len(read), str(problem or "")
+
+    n = len(samples)
+    assert [check(), check(), check("b"), check("b")] == [(n, ""), (0, ""), (n, ""), (0, "")]
+    whole, times = path.read_bytes(), path.stat()
+    path.write_bytes(whole[::-1])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.name in check()[1], "the same size and time, but for the kernel's own"
+    assert path.name in check()[1], "a problem is not remembered"
+    path.write_bytes(whole)
+    assert [check(), check()] == [(n, ""), (0, "")]
+    path.unlink()
+    assert "no such file" in check()[1]
+
+
+def test_a_memory_that_cannot_be_written_costs_time_alone(tmp_path):
+    samples, _ = folders(tmp_path / "data")
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        assert check_readable(samples, key="a", memory=tmp_path / "file" / "memory") is None
+
+
 def test_images_in_memory_have_no_header():
     assert check_readable(open_digits(0)[1]) is None
+
+
+def test_what_has_no_files_is_not_remembered(tmp_path):
+    assert check_readable(open_digits(0)[1], key="a", memory=tmp_path / "memory") is None
+    assert not (tmp_path / "memory").exists()

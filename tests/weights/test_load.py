@@ -114,6 +114,19 @@ def test_a_detectors_checkpoint_is_said_to_be_one(file, tmp_path):
 # -- what fits and what does not
 
 
+def test_a_trained_model_draws_no_weights_that_its_file_replaces(file, monkeypatch):
+    import convnext
+
+    def drawn(*args, **options):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", drawn)
+    module = convnext.load(file, device="cpu").module
+    assert all(torch.equal(module.state_dict()[name], t) for name, t in read_checkpoint(file).tensors.items())
+    with pytest.raises(AssertionError, match="drawn"):
+        atto()
+
+
 def test_everything_fits(file):
     model = atto()
     report = load_weights(model, file)

@@ -99,6 +99,10 @@ class ImageDataset(ABC):
         """The file that image i alone is in; None where images are stored otherwise."""
         return None
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The files that `check_header` reads."""
+        return () if (file := self.file(i)) is None else (file,)
+
     def blocks(self) -> np.ndarray | None:
         """(B+1,) int64: block b, which is read fastest as a whole, has the images [b] to [b+1] - 1; None without blocks."""
         return None

@@ -1,9 +1,10 @@
 """`convnext predict MODEL IMAGES ...`: the same verb for every task."""
 
-from collections.abc import Iterator
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from convnext.cli.parsing import Images, Model, Precision, parse, require_model, task_options, with_task_options
 from convnext.console import print_table, progress_bar, stderr, stdout, table
@@ -12,6 +13,12 @@ from convnext.files import to_json
 from convnext.layout import counted
 from convnext.recipes.ranges import BATCH, SIDE, ranged
 
+if TYPE_CHECKING:
+    from convnext.task.inputs import Input
+    from convnext.trained import Trained
+
+LOOK = 1.0
+"""Seconds between two looks into a watched folder."""
 DESCRIPTION = """Classify images, find objects in them, or label their pixels: a table on the terminal, or JSON lines.
 
     convnext predict runs/small-finetune holiday/*.jpg
@@ -19,11 +26,13 @@ DESCRIPTION = """Classify images, find objects in them, or label their pixels: a
     convnext predict runs/small-detect street.jpg --threshold 0.5 --out found
     convnext predict runs/small-finetune holiday/*.jpg --explain
     convnext predict upernet_convnext_tiny.ade20k_512 street.jpg --mode multi-scale
+    convnext predict runs/small-finetune https://example.org/cat.jpg clip.mp4 --every 0.5
+    convnext predict runs/small-finetune --watch incoming --json
 
 Detectors and segmenters write drawn images to --out (predictions/), classifiers where --out or --explain is given. Images that are
 read are never overwritten, other files only with --overwrite.
 
-Exit code 2 if an image could not be read; the others are still answered."""
+Exit code 2 if an image could not be read; the others are still answered. --watch ends with Ctrl-C and 0."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,11 @@ class Predict:
     model: Model
     """A run's folder, a checkpoint file, a file of `convnext export`, or a name of the catalog."""
     images: Images
-    """Image files, folders (walked), or globs."""
+    """Image files, folders (walked), globs, http(s) addresses of images, or videos (extra `video`)."""
+    every: float = ranged(1.0, at_least=0)
+    """Seconds between the frames that are taken of a video, as --every 0.5; 0: all frames."""
+    watch: Path | None = None
+    """Folder whose new images are answered as they arrive, until Ctrl-C, as --watch incoming."""
     json: bool = False
     """Print one JSON object per line: file, and answer or error."""
     out: Path | None = None
@@ -62,86 +75,130 @@ def run(argv: list[str]) -> int:
     arguments: Any = parse(with_task_options(Predict, "predict_options"), argv, "predict", DESCRIPTION)
 
     from convnext.task.inputs import inputs_of
-    from convnext.task.results import Failure
     from convnext.trained import check_name, load
 
     check_name(arguments.model)
-    if not arguments.images:
+    if not arguments.images and not arguments.watch:
         raise ConvNextError(
             "Name the images after the model: files, folders or globs, such as `convnext predict runs/quickstart photos/`."
         )
-    inputs, _ = inputs_of(arguments.images)
-    how = ("device", "precision", "trust", "verify", "weights", "image_size")
-    model = load(arguments.model, **{option: getattr(arguments, option) for option in how})
-    spec, out, err = model.spec, stdout(), stderr()
-    options = task_options(arguments, spec, arguments.model)
-    answers = model.answers(inputs, arguments.batch, **options)
-    default = spec.folder(spec.predict_options(**options))
-    names = [each.name for each in inputs]
-    folder = arguments.out or (Path(default) if default and not arguments.json else None)
+    if arguments.watch and not arguments.watch.is_dir():
+        raise ConvNextError(
+            f"--watch {arguments.watch}: there is no such folder. Make it first, then let files arrive in it."
+        )
+    inputs, _ = inputs_of(arguments.images, arguments.every)
+    options = ("device", "precision", "trust", "verify", "weights", "image_size")
+    model = load(arguments.model, **{option: getattr(arguments, option) for option in options})
     facts = [
         str(model.opened.loaded.source),
         counted(len(model.classes), "class", "classes"),
-        spec.size_text(model.opened.loaded),
+        model.spec.size_text(model.opened.loaded),
+        str(model.device),
     ]
-    err.print(", ".join(filter(None, [*facts, str(model.device)])), style="dim")
+    answering = Answering(arguments, model)
+    answering.err.print(", ".join(filter(None, facts)), style="dim")
     if model.note:
-        err.print(model.note)
-    rows: list[tuple[str, ...]] = []
-    kept, failed, writer = [], 0, Writer(folder, names, arguments.overwrite, spec.collected())
-    with progress_bar(spec.doing, not (arguments.json and out.is_terminal), err) as progress:
-        for number, answer in enumerate(_counted(answers, progress, len(inputs))):
-            broken = isinstance(answer, Failure)
-            failed += broken
-            if arguments.json:
-                print(to_json(answer.to_dict()), flush=True)
-            if isinstance(answer, Failure):
-                text = answer.error if answer.name in answer.error else f"{answer.name}: {answer.error}"
-                err.print(text, style="red")
-                rows.append((names[number], "no answer"))
-                continue
-            rows += [(names[number] if k == 0 else "", *cells) for k, cells in enumerate(answer.summary())]
-            writer.save(answer, number)
-            if folder and spec.collected():
-                kept.append(answer)
-    if not arguments.json and rows:
-        width = max(map(len, rows))
-        print_table(
-            out, table(("image", "answer", "")[:width], [row + ("",) * (width - len(row)) for row in rows], left=2)
-        )
-    if folder:
-        spec.write(kept, model.opened.loaded, folder) if kept or spec.collected() else None
-        (err if arguments.json else out).print(f"Written: {folder}")
-    return 2 if failed else 0
+        answering.err.print(model.note)
+    if inputs:
+        answering.answer(inputs)
+    if arguments.watch:
+        watch(arguments.watch, answering)
+    answering.finish()
+    return 2 if answering.failed and not arguments.watch else 0
 
 
-def _counted(answers: Iterator, progress: Any, total: int) -> Iterator:
-    for number, answer in enumerate(answers):
-        yield answer
-        progress(number + 1, total)
+def watch(folder: Path, answering: "Answering") -> None:
+    """Answer for the images that arrive in a folder, until Ctrl-C, which is the way to end it."""
+    from convnext.data.watch import arrivals
+    from convnext.task.inputs import of_file
+
+    answering.err.print(f"Waiting for images in {folder}; Ctrl-C ends.", style="dim")
+    with suppress(KeyboardInterrupt):
+        for files in arrivals(folder, lambda: time.sleep(LOOK)):
+            if files:
+                answering.answer([of_file(file) for file in files])
+
+
+class Answering:
+    """Images through a model, their answers on the terminal and in files; once for all images or as they come."""
+
+    def __init__(self, arguments: Any, model: "Trained"):
+        self.arguments, self.model, self.spec = arguments, model, model.spec
+        self.options = task_options(arguments, model.spec, arguments.model)
+        self.out, self.err = stdout(), stderr()
+        default = self.spec.folder(self.spec.predict_options(**self.options))
+        self.folder = arguments.out or (Path(default) if default and not arguments.json else None)
+        self.kept: list[Any] = []
+        self.failed = 0
+        self.writer = Writer(self.folder, arguments.overwrite)
+
+    def answer(self, inputs: list["Input"]) -> None:
+        """Answer for these images, print and write."""
+        from convnext.task.results import Failure
+
+        rows: list[tuple[str, ...]] = []
+        answers = self.model.answers(inputs, self.arguments.batch, **self.options)
+        self.writer.expect([each.name for each in inputs], self.spec.collected())
+        shown = not (self.arguments.json and self.out.is_terminal)
+        with progress_bar(self.spec.doing, shown, self.err) as progress:
+            for number, (source, answer) in enumerate(zip(inputs, answers, strict=True)):
+                if self.arguments.json:
+                    time_stamp = {} if source.seconds is None else {"seconds": source.seconds}
+                    print(to_json(answer.to_dict() | time_stamp), flush=True)
+                if isinstance(answer, Failure):
+                    self.failed += 1
+                    text = answer.error if answer.name in answer.error else f"{answer.name}: {answer.error}"
+                    self.err.print(text, style="red")
+                    rows.append((source.name, "no answer"))
+                else:
+                    rows += [(source.name if k == 0 else "", *cells) for k, cells in enumerate(answer.summary())]
+                    self.writer.save(answer, number)
+                    if self.folder and self.spec.collected():
+                        self.kept.append(answer)
+                progress(number + 1, len(inputs))
+        if not self.arguments.json and rows:
+            width = max(map(len, rows))
+            filled = [row + ("",) * (width - len(row)) for row in rows]
+            print_table(self.out, table(("image", "answer", "")[:width], filled, left=2))
+
+    def finish(self) -> None:
+        """Write what belongs to all images together."""
+        if self.folder:
+            if self.kept or self.spec.collected():
+                self.spec.write(self.kept, self.model.opened.loaded, self.folder)
+            (self.err if self.arguments.json else self.out).print(f"Written: {self.folder}")
 
 
 class Writer:
     """Files of a `predict`: none of them is one that was read, and none replaces another unless that is asked for."""
 
-    def __init__(self, folder: Path | None, inputs: list[str], overwrite: bool, collected: tuple[str, ...]):
-        self.folder, self.overwrite, self.names = folder, overwrite, inputs
-        self.inputs = {Path(name).resolve() for name in inputs}
+    def __init__(self, folder: Path | None, overwrite: bool):
+        self.folder, self.overwrite = folder, overwrite
+        self.names: list[str] = []
+        self.inputs: set[Path] = set()
         self.stems: list[str] = []
+        self.first = 0
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
+
+    def expect(self, names: list[str], collected: tuple[str, ...]) -> None:
+        """Name the inputs of the next answers, which are numbered from 0 again, and the files about all of them together."""
+        self.first, self.stems = len(self.names), []
+        self.names += names
+        self.inputs |= {Path(name).resolve() for name in names}
+        if self.folder and not self.first:
             for name in collected:
-                self._check(folder / name)
+                self._check(self.folder / name)
 
     def save(self, answer: Any, number: int) -> None:
-        """Write the files of the answer to input `number`."""
+        """Write the files of the answer to input `number` of those that `expect` named."""
         from convnext.data.find import output_stems
 
         if self.folder:
             self.stems = self.stems or output_stems(self.names, answer.files)
             for ending in answer.files:
-                self._check(self.folder / f"{self.stems[number]}{ending}")
-            answer.save(self.folder, self.stems[number])
+                self._check(self.folder / f"{self.stems[self.first + number]}{ending}")
+            answer.save(self.folder, self.stems[self.first + number])
 
     def _check(self, path: Path) -> None:
         if path.resolve() in self.inputs:

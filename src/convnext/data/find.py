@@ -7,6 +7,9 @@ from pathlib import Path
 from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError, nearest
 
+VIDEO_EXTENSIONS = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
+"""Lower-case endings of the files that are taken for videos, where they are named or match a glob."""
+
 
 def find_images(patterns: Sequence[str]) -> list[str]:
     """List the files in the order given; folders are walked, globs expanded.
@@ -43,7 +46,7 @@ def output_stems(files: Sequence[str], endings: Sequence[str] = ("",)) -> list[s
     def results(stem: str) -> set[str]:
         return {f"{stem}{ending}".casefold() for ending in endings}
 
-    stems = [Path(file).stem for file in files]
+    stems = [_stem(file) for file in files]
     own, taken = set().union(*map(results, stems)), set()
     numbers: dict[str, int] = {}
     for i, stem in enumerate(stems):
@@ -55,6 +58,14 @@ def output_stems(files: Sequence[str], endings: Sequence[str] = ("",)) -> list[s
             stems[i] = f"{stem}-{number}"
         taken |= results(stems[i])
     return stems
+
+
+def _stem(name: str) -> str:
+    """The name of a file without its ending; of a video's frame (clip.mp4@0.040s) with its time: clip@0.040s."""
+    file, mark, time = name.rpartition("@")
+    if mark and Path(file).suffix.lower() in VIDEO_EXTENSIONS:
+        return f"{Path(file).stem}@{time}"
+    return Path(name).stem
 
 
 def no_such_data(data: str) -> str:

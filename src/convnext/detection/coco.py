@@ -100,6 +100,10 @@ class CocoImages:
             )
         return image
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The files that `check_header` reads."""
+        return (self.file(i),)
+
     def check_header(self, i: int) -> None:
         """Read the header of image i and compare its size with the annotations'. Raises ImageError."""
         with open_image(self.file(i)) as image:

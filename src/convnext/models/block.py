@@ -3,7 +3,9 @@
 Legend: B batch, H W height and width, C channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -108,9 +110,23 @@ class Block(nn.Module):
         return f"drop_path_rate={self.drop_path_rate:.3f}, layer_scale={self.gamma is not None}"
 
 
+_filled_later = ContextVar("filled_later", default=False)
+
+
+@contextmanager
+def filled_later() -> Iterator[None]:
+    """Build networks in here whose every weight comes from a file afterwards: they draw no truncated normal, which takes most
+    of the time of building."""
+    token = _filled_later.set(True)
+    try:
+        yield
+    finally:
+        _filled_later.reset(token)
+
+
 def init_weights(module: nn.Module) -> None:
     """Truncated normal of std 0.02 (cut at +-2, absolute) for convolutions and linear layers, zero biases."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.Linear) and not _filled_later.get():
         nn.init.trunc_normal_(module.weight, std=0.02, a=-2.0, b=2.0)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -57,6 +57,10 @@ class MaskImages:
         self._last = int(self._rows[i]), image.size
         return image
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The files that `check_header` reads."""
+        return self.sources(i)
+
     def check_header(self, i: int) -> None:
         """Read the headers of image i and of its label file and compare their sizes. Raises ImageError."""
         sizes = []

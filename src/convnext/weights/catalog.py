@@ -164,7 +164,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     from filelock import FileLock
 
     entry, mirror = get(name), _mirror()
-    file = _cache() / Path(entry.file).name
+    file = cache_folder() / Path(entry.file).name
     if "://" not in mirror:
         folder = Path(mirror).expanduser()
         local = next((path for path in (folder / entry.file, folder / file.name) if path.is_file()), None)
@@ -206,5 +206,6 @@ def _mirror() -> str:
     return os.environ.get("CONVNEXT_MIRROR", BASE)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """The user's folder for what can be made or fetched again: `CONVNEXT_CACHE`, else ~/.cache/convnext."""
     return Path(os.environ.get("CONVNEXT_CACHE", "~/.cache/convnext")).expanduser()
