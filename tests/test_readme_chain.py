@@ -31,7 +31,7 @@ OPTIONS = {
         "--test-short 64 --test-long 96 --rpn-samples 32 --roi-samples 16"
     ),
     "convnext train small/segment": (
-        f"{SMALL_DENSE} --model.name upernet_convnext_atto --steps 4 --eval-every 4 --model.channels 32 "
+        f"{SMALL_DENSE} --reduce-zero-label True --model.name upernet_convnext_atto --steps 4 --eval-every 4 --model.channels 32 "
         "--model.auxiliary-channels 16 --augment.short 64 --augment.long 256 --augment.crop 64"
     ),
     "convnext robustness runs": "--corruptions gaussian_noise fog --severities 3",

@@ -90,8 +90,12 @@ def test_reduce_zero_label(folder):
     train, _ = open_masks(folder, 0.1, 0, reduce_zero_label=True)
     assert train.classes == ["sea", "ship"]
     assert train.target(0).tolist() == [[255, 0, 1, 255], [1, 1, 0, 255], [0, 0, 0, 0]]
-    with pytest.raises(ImageError, match="it has the values 2; expected: 2 classes' values from 0 to 1, and 255 for"):
+    with pytest.raises(
+        ImageError, match="it has the values 2; expected: 2 classes' values from 0 to 1, and 255"
+    ) as error:
         open_masks(folder, 0.1, 0)[0].target(0)
+    assert "If 0 is unlabelled there and classes are counted from 1: --reduce-zero-label True" in str(error.value)
+    assert train.labels.remedy([3]) == "", "it is given already"
 
 
 def test_classes_by_value(folder):

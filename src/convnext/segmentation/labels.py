@@ -40,6 +40,13 @@ class Labels:
         also = f"0 and {IGNORED}" if self.table[0] == IGNORED else IGNORED
         return f"{len(values)} classes' values from {values[0]} to {values[-1]}, and {also} for ignored pixels"
 
+    def remedy(self, unknown: list[int]) -> str:
+        """What helps where the only value without a meaning is one above the last class: classes that are counted from 1."""
+        last = int(np.flatnonzero((self.table >= 0) & (self.table < IGNORED))[-1])
+        if unknown != [last + 1] or self.table[0] != 0:
+            return ""
+        return " If 0 is unlabelled there and classes are counted from 1: --reduce-zero-label True."
+
 
 def read_labels(root: Path, ade20k: bool, reduce_zero_label: bool | None = None) -> Labels:
     """Read the classes of a folder and decide which value in its files stands for which.

@@ -84,7 +84,10 @@ class MaskImages:
         labels, unknown = self.labels.of(read_mask(path))
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (", .." if len(unknown) > 5 else "")
-            raise ImageError(f"Cannot use {str(path)!r}: it has the values {shown}; expected: {self.labels.expected}.")
+            raise ImageError(
+                f"Cannot use {str(path)!r}: it has the values {shown}; expected: {self.labels.expected}."
+                f"{self.labels.remedy(unknown)}"
+            )
         row, size = self._last
         if message := size_error(size if row == self._rows[i] else self.image(i).size, labels.shape):
             raise ImageError(f"Cannot use {self.name(i)!r} with {str(path)!r}: {message}.")
