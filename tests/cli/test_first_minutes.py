@@ -114,6 +114,17 @@ def test_results_stay_in_their_file_while_a_bar_is_drawn(tmp_path):
     assert any("1/2" in line for line in screen.lines)
 
 
+def test_a_mistake_is_told_in_whole_words_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    screen = on_terminal(["evaluate", "runs/quickstrat"], 60)
+    assert screen.code == 2
+    assert not screen.too_long()
+    assert " ".join(screen.lines) == (
+        "convnext: There is no file or folder runs/quickstrat, and no such name in the catalog. Did you mean 'quickstart'?"
+    )
+
+
 def test_without_colour(trained):
     plain = on_terminal(["info", "catalog"], NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", plain.raw)

@@ -1,8 +1,11 @@
 """`convnext VERB ...`: the list of verbs, and what happens to errors. Imports nothing heavy: `--help` answers at once."""
 
 import os
+import shutil
 import sys
+import textwrap
 import warnings
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -108,7 +111,12 @@ def _told(message: str) -> int:
         sys.stdout.flush()
     except OSError:
         _discard_output()
-    print(f"convnext: {clean(message)}", file=sys.stderr)
+    text = f"convnext: {clean(message)}"
+    if sys.stderr.isatty():  # which would break its lines within words
+        width = shutil.get_terminal_size().columns
+        fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(map(fill, text.splitlines()))
+    print(text, file=sys.stderr)
     return 2
 
 

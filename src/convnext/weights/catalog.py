@@ -196,9 +196,10 @@ def resolve(path_or_name: str | Path, progress: Progress | None = None) -> Path:
         return path
     if str(path_or_name) in _BY_NAME:
         return fetch(str(path_or_name), progress)
+    beside = os.listdir(path.parent) if path.parent.is_dir() else []
+    choices = [*_BY_NAME, *beside] if path.parent == Path() else beside
     raise ConvNextError(
-        f"There is no file or folder {path_or_name}, and no such name in the "
-        f"catalog.{nearest(str(path_or_name), _BY_NAME)}"
+        f"There is no file or folder {path_or_name}, and no such name in the catalog.{nearest(path.name, choices)}"
     )
 
 
