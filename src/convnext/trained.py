@@ -375,7 +375,7 @@ def evaluate(
         ConvNextError: no data, data that does not fit the model, or an image that cannot be read.
     """
     from convnext.data.loader import default_workers
-    from convnext.runtime.failures import INFERENCE_MEMORY, memory_explained
+    from convnext.runtime.failures import EVALUATION, explained
     from convnext.runtime.precision import resolve_precision
     from convnext.runtime.world import World
 
@@ -386,7 +386,7 @@ def evaluate(
     chosen = choose_images(first.opened, None if data is None else str(data), split, options)
     workers = default_workers(world.device, world.local_size) if workers is None else workers
     share = -(-len(chosen.samples) // world.size)
-    with memory_explained(INFERENCE_MEMORY):
+    with explained(world, EVALUATION):
         result = spec.evaluate(
             {which: model.opened.loaded for which, model in models.items()},
             chosen.samples,

@@ -21,11 +21,16 @@ HUNG = 3.0
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> dict:
-    """The result of a run that nobody interrupted."""
+def finished(tmp_path_factory) -> Path:
+    """A run that nobody interrupted."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert main.run([*CLASSIFIER, "--out", str(out)]) == 0
-    return result(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(finished) -> dict:
+    return result(finished)
 
 
 def training(out: Path, seed: int, words: list, before: Callable[[], object] = lambda: None) -> tuple[Child, int]:
@@ -75,6 +80,55 @@ def test_workers_that_end_by_themselves(whole, tmp_path, request, tried):
                 child = command([*WORKERS, "--out", out], out.parent / "output", partial(ends, code, at))
                 assert "A data loading process was killed" in survived(child, 2)
                 continued(CLASSIFIER, out, whole)
+
+
+def evaluates_until(number: int, at: int) -> None:
+    """Loaders of this process get a signal at their held-out image number `at`."""
+    from convnext.data.loader import EvalSamples
+
+    real, calls, mine = EvalSamples.__getitem__, [0], os.getpid()
+
+    def deadly(samples, index):
+        calls[0] += os.getpid() != mine
+        if calls[0] == at:
+            os.kill(os.getpid(), number)
+        return real(samples, index)
+
+    EvalSamples.__getitem__ = deadly
+
+
+@sizes(0, 4)
+def test_workers_of_evaluate(finished, tmp_path, request, tried):
+    what = (
+        "`evaluate` whose data loading process is killed: one sentence with its own options, exit 2; or hangs, and Ctrl-C comes: "
+        "exit 130 within 3 s"
+    )
+    cases = [(signal.SIGKILL, 1), (signal.SIGSTOP, 20), (signal.SIGKILL, 20), (signal.SIGSTOP, 1)]
+    with scenario("worker of evaluate", what, is_full(request)) as now:
+        for number, at in cases[:tried]:
+            with now.case(f"{number.name} {at}"):
+                argv = ["evaluate", finished, "--workers", "1", "--batch", "10"]
+                child = command(argv, tmp_path / "output", partial(evaluates_until, number, at))
+                if number == signal.SIGKILL:
+                    said = survived(child, 2)
+                    assert "A data loading process was killed" in said
+                    assert "with --workers, or a smaller --batch. Give the same command again." in said
+                    continue
+                child.until(lambda child=child: any(state(pid) == "T" for pid in children(child)))
+                began = time.monotonic()
+                os.kill(child.pid, signal.SIGINT)
+                try:
+                    survived(child, 130)
+                    assert time.monotonic() - began < 3
+                finally:
+                    child.kill()  # the loader, which Python kills at its end, but not where a fork is left by os._exit
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
 
 
 def left_alone(child: Child, loader: int) -> str:

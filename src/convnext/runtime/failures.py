@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -14,21 +15,35 @@ TRAINING_MEMORY = (
     "on a GPU --runtime.recompute-stages 0 1; otherwise the same command, which continues from the last checkpoint."
 )
 INFERENCE_MEMORY = "Give a smaller --batch or --image-size (batch= in Python), --precision bf16, or --device cpu."
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What helps when memory is used up, the options that are meant by it, and how to go on."""
+
+    memory: str
+    workers: str
+    batch: str
+    then: str
+
+
+TRAINING = Advice(TRAINING_MEMORY, "--runtime.workers", "--device-batch", CONTINUE)
+EVALUATION = Advice(INFERENCE_MEMORY, "--workers", "--batch", "Give the same command again.")
 _OF_THE_GROUP = ("closed by peer", "reset by peer", "gloo", "NCCL", "Connection refused", "Broken pipe")
 
 
 @contextmanager
-def explained(world: World) -> Iterator[None]:
+def explained(world: World, advice: Advice = TRAINING) -> Iterator[None]:
     """Turn the errors that follow the death of another process into one paragraph.
 
     Raises:
         ConvNextError: in the first of the processes that are left; the others exit with code 2 and say nothing.
     """
     try:
-        with memory_explained(TRAINING_MEMORY):
+        with memory_explained(advice.memory):
             yield
     except (RuntimeError, EOFError, OSError) as error:
-        message = _explanation(error, world)
+        message = _explanation(error, world, advice)
         if message is None:
             raise
         if not world.is_first("failure"):
@@ -62,26 +77,26 @@ def hung(world: World, where: str) -> str:
     )
 
 
-def _explanation(error: Exception, world: World) -> str | None:
+def _explanation(error: Exception, world: World, advice: Advice) -> str | None:
     text = str(error)
     if "DataLoader worker" in text and ("Bus error" in text or "shared memory" in text):
         return (
             "A data loading process ran out of shared memory (/dev/shm). Give the container more of it, or use fewer "
-            f"processes with --runtime.workers; 0 loads in the main process. {CONTINUE}"
+            f"processes with {advice.workers}; 0 loads in the main process. {advice.then}"
         )
     # a dead worker is met as a failed connection too, which unlike an unreadable file has no name
     unnamed = isinstance(error, EOFError | ConnectionError | FileNotFoundError) and not getattr(error, "filename", None)
     if ("DataLoader worker" in text and ("killed" in text or "exited" in text)) or (unnamed and world.size == 1):
         return (
-            "A data loading process was killed, probably for memory: use fewer with --runtime.workers, or a smaller "
-            f"--device-batch. {CONTINUE}"
+            f"A data loading process was killed, probably for memory: use fewer with {advice.workers}, or a smaller "
+            f"{advice.batch}. {advice.then}"
         )
     if world.size > 1 and "Timed out" in text:
         return (
             f"Another of the run's {world.size} processes did not answer for {world.timeout:g} minutes (--runtime.timeout). It "
-            f"may still be there: end it. {CONTINUE}"
+            f"may still be there: end it. {advice.then}"
         )
     if world.size > 1 and (unnamed or any(words in text for words in _OF_THE_GROUP)):
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        return f"Another of the run's {world.size} processes was killed or has failed ({first}). {CONTINUE}"
+        return f"Another of the run's {world.size} processes was killed or has failed ({first}). {advice.then}"
     return None
