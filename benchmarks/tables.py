@@ -218,9 +218,10 @@ def faults(result: dict) -> str:
         (name, row["what"], row["tried"], row["survived"], row["seconds"]) for name, row in result["scenarios"].items()
     ]
     table = markdown(rows, ("scenario", "what is done, and what must hold", "tried", "survived", "seconds"))
+    tried, survived, seconds = (sum(row[i] for row in rows) for i in (2, 3, 4))
     return (
-        f"{sum(row[2] for row in rows):,} cases, {sum(row[3] for row in rows):,} survived; {result['machine']} shared with other "
-        f"work, torch {result['versions']['torch']} (`python -m tests.faults`, `results/{Path(result['file']).name}`).\n\n{table}"
+        f"{tried:,} cases, {survived:,} survived, in {seconds / 60:.0f} minutes together; {result['machine']} beside other work, "
+        f"torch {result['versions']['torch']} (`python -m tests.faults`, `results/{Path(result['file']).name}`).\n\n{table}"
     )
 
 

@@ -115,6 +115,7 @@ def test_workers_of_evaluate(finished, tmp_path, request, tried):
                     assert "with --workers, or a smaller --batch. Give the same command again." in said
                     continue
                 child.until(lambda child=child: any(state(pid) == "T" for pid in children(child)))
+                time.sleep(0.5)  # it now waits
                 began = time.monotonic()
                 os.kill(child.pid, signal.SIGINT)
                 try:

@@ -75,6 +75,8 @@ def run(argv: list[str]) -> int:
             raise
         return _told(str(error))
     except KeyboardInterrupt:
+        if loader := sys.modules.get("convnext.data.loader"):
+            loader.kill_loaders()
         print("convnext: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `convnext info | head`

@@ -190,8 +190,9 @@ def _keep_memory_shared() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 128 * 1024)  # its default, which then no longer rises
 
 
-def _kill_loaders() -> None:
-    """Kill the loaders that are left when Python ends, which would wait for them: they ignore the SIGTERM that it sends."""
+def kill_loaders() -> None:
+    """Kill the loaders that are left when a command or Python ends, which would wait for them: they ignore the SIGTERM that
+    it sends, and PyTorch gives one that hangs seconds."""
     children = [child for child in multiprocessing.active_children() if child.daemon]
     if children and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error for each
@@ -234,7 +235,7 @@ class _Loader(DataLoader):
 
 @cache
 def _end_with_process() -> None:
-    atexit.register(_kill_loaders)  # after that of multiprocessing, so it runs before it
+    atexit.register(kill_loaders)  # after that of multiprocessing, so it runs before it
 
 
 def make_loader(dataset: Dataset, batches: Iterable, workers: int, pin: bool, collate: Callable) -> DataLoader:
