@@ -89,9 +89,13 @@ def test_watching_answers_what_arrives_and_ends_with_ctrl_c(trained, tmp_path, c
     said = [""]
     monkeypatch.setattr(predict, "print", lambda text, **options: said.append(text), raising=False)
     writer = threading.Thread(target=arrive)
-    writer.start()
-    code = run(["predict", str(trained), "--watch", str(folder), "--json", "--out", str(out)])
-    writer.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without one
+    try:
+        writer.start()
+        code = run(["predict", str(trained), "--watch", str(folder), "--json", "--out", str(out)])
+    finally:
+        writer.join()
+        signal.signal(signal.SIGINT, before)
     assert code == 0
     answers = [json.loads(line) for line in said[1:]]
     assert [os.path.basename(answer["file"]) for answer in answers] == ["half.png", "half.png"]
