@@ -112,17 +112,21 @@ def compile_kernels(result: dict) -> str:
     """The forms that a Tiny launches on images of 224 px in bf16; of the others their extremes."""
     cells = [cell for row in result["kernels"].values() for cell in row.values()]
     architectures = list(next(iter(result["kernels"].values())))
-    stacks = [stack for *_, stack in cells if stack]
+    stacks = [cell[2] for cell in cells if cell[2]]
     rows = [
-        (name.replace("_", " "), *(f"{r} / {shared / 1024:.1f} / {stack}" for r, shared, stack in row.values()))
+        (
+            name.replace("_", " "),
+            *(f"{r} / {shared / 1024:.1f} / {s} / {fit}" for r, shared, s, fit, *_ in row.values()),
+        )
         for name, row in result["kernels"].items()
         if re.search(r"_(96x56|192x28|384x14|768x7|96|192|384|768)$", name) and "fp32" not in name
     ]
     return (
-        f"Registers per thread / KiB of shared memory per program / bytes of stack per thread, Triton {result['triton']} "
+        f"Registers per thread / KiB of shared memory per program / bytes of stack per thread / programs per multiprocessor, "
+        f"Triton {result['triton']} "
         f"(`benchmarks/compile_kernels.py`, `results/{Path(result['file']).name}`). Of all {len(result['kernels'])} forms on "
-        f"{len(architectures)} architectures: at most {max(r for r, *_ in cells)} registers and "
-        f"{max(shared for _, shared, _ in cells) / 1024:.1f} KiB, {len(stacks)} with a stack, of at most {max(stacks, default=0)} "
+        f"{len(architectures)} architectures: at most {max(cell[0] for cell in cells)} registers and "
+        f"{max(cell[1] for cell in cells) / 1024:.1f} KiB, {len(stacks)} with a stack, of at most {max(stacks, default=0)} "
         f"bytes.\n\n{markdown(rows, ('', *architectures))}"
     )
 

@@ -10,6 +10,7 @@ import torch
 from convnext.benchmark import memory, networks, run
 from convnext.benchmark.configs import Choices, Config, expand
 from convnext.benchmark.flops import Count
+from convnext.benchmark.gpu_state import gpu_state
 from convnext.benchmark.rows import Results, achieved, add_ratios, environment
 from convnext.benchmark.throughput import Runner
 from convnext.errors import ConvNextError
@@ -280,3 +281,22 @@ def test_memory_that_could_not_be_measured_is_no_error_of_the_row(monkeypatch):
     memory.add_cpu_memory(runner)
     assert runner.error is None
     assert runner.memory_measure == "not measured: ConvNextError: this system does not tell"
+
+
+def test_what_a_gpu_does_is_read_from_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_state() is None, "there is none"
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho '570.1, 1755 MHz, 2619 MHz, 512.4 W, 700 W, 61, 0x0000000000000004'\n")
+    program.chmod(0o755)
+    assert gpu_state() == {
+        "driver": "570.1",
+        "sm_clock": "1755 MHz",
+        "memory_clock": "2619 MHz",
+        "power": "512.4 W",
+        "power_limit": "700 W",
+        "temperature": "61",
+        "throttle_reasons": "0x0000000000000004",
+    }
+    program.write_text("#!/bin/sh\necho 'No devices were found'; exit 6\n")
+    assert gpu_state() is None

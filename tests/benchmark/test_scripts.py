@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convnext.benchmark import ceilings, memory
 from convnext.data.shapes import write_shapes, write_shapes_semantic
-from convnext.models.block import Block
 from convnext.ops import onednn_int8
 from pictures import draw_classes
-
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
-
-def run(script: str, out: Path, *argv: str) -> dict:
-    """Run a script within this process; returns the JSON that it wrote."""
-    load(script)["main"]([*argv, "--out", str(out)])
-    return json.loads(out.read_text())
-
-
-def load(script: str) -> dict:
-    return runpy.run_path(str(SCRIPTS / f"{script}.py"))
+from scripts import SCRIPTS, load, run
 
 
 @pytest.fixture(scope="module")
@@ -140,33 +126,6 @@ def test_detector_speed(tmp_path):
     result = run("detector_speed", tmp_path / "detector.json", *small)
     assert set(result["rows"]) == {"mask_rcnn_convnext_atto", "torchvision:maskrcnn_resnet50_fpn_v2"}
     assert all(row["seconds"]["p50"] > 0 and row["gmacs"] > 0 for row in result["rows"].values())
-
-
-def test_compile_kernels(tmp_path):
-    pytest.importorskip("triton")  # comes with PyTorch on Linux only
-    result = run("compile_kernels", tmp_path / "kernels.json", "--match", "^norm_backward_96$", "--arch", "90")
-    assert len(result["kernels"]) > 0
-    assert all(0 < row["sm_90"][0] <= 255 for row in result["kernels"].values())
-
-
-def test_the_gpu_suite_leaves_out_steps_that_do_not_fit_its_time(tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        load("gpu_suite")["main"](["--out", str(tmp_path), "--minutes", "0", "--steps", "patchify", "depthwise"])
-    assert stop.value.code == 0
-    steps = json.loads((tmp_path / "suite.json").read_text())["steps"]
-    assert [(step["step"], step["result"]) for step in steps] == [("patchify", "left out"), ("depthwise", "left out")]
-
-
-def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(ceilings, "measure", lambda *_: {"copy_gb_per_second": 1.0, "matmul_tflops": {}})
-    monkeypatch.setattr(memory, "add_cpu_memory", lambda runner: None)
-    measure = load("gpu_suite")["measure_models"]
-    names = measure.__globals__
-    names |= {"DEVICE": "cpu", "BATCH": 1, "SIZES": {"tiny": "convnext_atto"}, "ROUNDS": 1, "SECONDS": 0.001}
-    measure("recompute", "tiny", tmp_path, deadline=float("inf"))
-    (row,) = json.loads((tmp_path / "recompute_tiny.json").read_text())["rows"]
-    assert (row["error"], row["rounds"], row["config"]["mode"]) == (None, 1, "train")
-    assert not Block.recompute_hidden, "the step's setting outlives it"
 
 
 @pytest.mark.slow  # three processes import everything and train

@@ -10,7 +10,7 @@ from convnext.robustness.peers import is_peer
 
 MODES = ("inference", "train")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-COMPILES = ("none", "default", "max-autotune", "freezing")
+COMPILES = ("none", "default", "reduce-overhead", "max-autotune", "freezing")
 LAYOUTS = ("nchw", "nhwc")
 BACKENDS = ("auto", "reference")
 RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8", "convnext-int8")
@@ -205,8 +205,8 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
             or (form == "deploy" and (how != "none" or autocast or precision == "fp16" or backend != "auto"))
             or (not ours and backend != chosen.backends[0])  # it has none
         )
-        # training is not captured, and max-autotune captures by itself
-        graph = graph and mode == "inference" and how != "max-autotune"
+        # training is not captured, and these two capture by themselves
+        graph = graph and mode == "inference" and how not in ("max-autotune", "reduce-overhead")
         if not skipped:
             yield Config(
                 name, mode, batch, size, precision, autocast, layout, how, graph, form, backend if ours else "auto"

@@ -38,7 +38,7 @@ class GpuMemory:
             runner.step()
         synchronize(self.device)
         peak = torch.cuda.max_memory_allocated(self.device) - self.allocated - others
-        if not (runner.config.graph or runner.config.compile == "max-autotune"):
+        if not (runner.config.graph or runner.config.compile in ("max-autotune", "reduce-overhead")):
             return peak, "max_memory_allocated during a step"
         _empty(self.device)
         kept = torch.cuda.memory_reserved(self.device) - self.reserved - others

@@ -112,6 +112,7 @@ def compiled(model: nn.Module, config: Config) -> Callable[[Tensor], Tensor]:
     call.__code__ = call.__code__.replace(co_name=f"model_{next(_numbers)}")
     how = {
         "default": {},
+        "reduce-overhead": {"mode": "reduce-overhead"},
         "max-autotune": {"mode": "max-autotune"},
         "freezing": {"options": {"freezing": True}},
     }[config.compile]
@@ -177,7 +178,7 @@ def _captured(network, batches: list[Tensor], precision: str, device: torch.devi
 
 
 def _begun(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """On a GPU, tell the graphs that max-autotune keeps where a step begins."""
+    """On a GPU, tell the graphs that max-autotune and reduce-overhead keep where a step begins."""
     if device.type != "cuda":
         return step
 

@@ -11,6 +11,7 @@ import torch
 
 from convnext.benchmark import ceilings, memory, networks
 from convnext.benchmark.configs import Config
+from convnext.benchmark.gpu_state import gpu_state
 from convnext.benchmark.prepare import arithmetic, prepare
 from convnext.benchmark.rows import Results, make_row
 from convnext.benchmark.throughput import Clock, Runner, reason, run_rounds, warm_up
@@ -123,15 +124,15 @@ class _Session:
 
         Until they are `finished`, a row of an earlier run with more rounds stays.
         """
+        state = {"gpu": gpu_state(self.device.index or 0)} if self.device.type == "cuda" else {}
         for runner in runners:
             old = self.results.find(runner.config)
             better = old is not None and old["error"] is None and old["rounds"] > len(runner.samples)
             if (runner.samples or runner.error is not None) and (finished or not better):
                 counted = self.counted(runner.config.model, runner.config.image_size)
                 roof = self.results.ceilings[self.results.ceiling_key]
-                self.results.add(
-                    make_row(runner, self.results.facts, self.results.run, self.results.command, counted, roof)
-                )
+                row = make_row(runner, self.results.facts, self.results.run, self.results.command, counted, roof)
+                self.results.add(row | state)
         self.results.save()
 
     def started(self, config: Config, alone: bool) -> Runner:

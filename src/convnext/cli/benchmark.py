@@ -50,7 +50,7 @@ class Arguments:
     batch: tuple[int, ...] = ranged((), **BATCH)
     """Images per step."""
     image_size: tuple[int, ...] = ranged((224,), nonempty=True, **SIDE)
-    compile: tuple[Literal["none", "default", "max-autotune", "freezing"], ...] = ()
+    compile: tuple[Literal["none", "default", "reduce-overhead", "max-autotune", "freezing"], ...] = ()
     """torch.compile, for ours and for the peers; freezing folds the weights in (for inference on a CPU)."""
     layout: tuple[Literal["nchw", "nhwc"], ...] = ()
     """Of the images, and of the peers' weights."""

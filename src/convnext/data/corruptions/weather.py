@@ -90,15 +90,17 @@ def spatter(
         cover = gaussian(wet.astype(np.float32), strength)
         cover = fit(np.where(cover < 0.8, 0, cover), pixels)[..., None]
         return pixels * (1 - cover) + MUD * cover
-    shine = np.where(wet, liquid, 0) * _relief(wet)
+    drops = np.where(wet, liquid, 0)
+    shine = drops * _relief(drops)
     return pixels + fit(shine * (strength / max(shine.max(), 1e-6)), pixels)[..., None] * WATER
 
 
-def _relief(wet: np.ndarray) -> np.ndarray:
-    """(h,w) of 0..255: how drops (h,w) of bool shine, from the distance to their edge and light from one corner.
+def _relief(drops: np.ndarray) -> np.ndarray:
+    """(h,w) of 0..255: how drops (h,w), 0 where it is dry, shine: from the distance to their edge and light from one corner.
 
-    The published code finds the edges with Canny's filter and a distance in chamfer steps.
+    The published code finds the edges with Canny's filter and a distance in chamfer steps (`benchmarks/spatter.py`).
     """
+    wet = drops > 0
     edge = wet & np.logical_not(ndimage.binary_erosion(wet, border_value=1))
     if not edge.any():
         return np.zeros(wet.shape, dtype=np.float32)

@@ -116,8 +116,8 @@ def conv_kernel(
                 strip = (column < width) & (column < start + P * TW)
                 inside = strip & (c < C)
                 value = tl.load(z_ptr + pixel * C + c, mask=inside, other=0.0).to(tl.float32)
-                centred = tl.where(inside, value - tl.sum(value, 1)[:, None] / C, 0.0)
-                rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, 1)[:, None] / C + eps)
+                centred = tl.where(inside, value - tl.sum(value, 1)[:, None] * (1.0 / C), 0.0)
+                rstd = tl.rsqrt(tl.sum(centred * centred, 1)[:, None] * (1.0 / C) + eps)
                 hat = centred * rstd
                 if rstd_ptr is not None:
                     tl.store(rstd_ptr + pixel, rstd, mask=strip)

@@ -13,13 +13,18 @@ Argument names that end in _ are pointers.
 # pyright: basic, reportArgumentType=false
 # Triton's constants have types of their own
 
+import json
 import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from convnext.errors import ConvNextError
 from convnext.ops._triton import Variant
 
 FUSED = 192  # channels up to which the hidden layer stays on the chip
@@ -60,7 +65,7 @@ def normal_cdf(z, EXACT: tl.constexpr):
 
 
 @triton.jit
-def finish(acc, x_, b2_, gamma_, scale_, out_, m, c, M, P, C):
+def write(acc, x_, b2_, gamma_, scale_, out_, m, c, M, P, C):
     """out = x + scale * gamma * (acc + b2), for the rows m and channels c of a tile."""
     o = acc + tl.load(b2_ + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     if gamma_ is not None:
@@ -71,6 +76,18 @@ def finish(acc, x_, b2_, gamma_, scale_, out_, m, c, M, P, C):
     inside = (m < M)[:, None] & (c < C)[None, :]
     o += tl.load(x_ + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ + at, o.to(out_.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def finish(acc, x_, b2_, gamma_, scale_, out_, m, first, M, P, C, BM: tl.constexpr, BC: tl.constexpr):
+    """`write` the BC channels from `first`, a wide tile one half after the other: the whole of x would spill registers."""
+    if BC < 64:
+        write(acc, x_, b2_, gamma_, scale_, out_, m, first + tl.arange(0, BC), M, P, C)
+    else:
+        a, b = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BC // 2)), (0, 2, 1)))
+        c = first + tl.arange(0, BC // 2)
+        write(a, x_, b2_, gamma_, scale_, out_, m, c, M, P, C)
+        write(b, x_, b2_, gamma_, scale_, out_, m, c + BC // 2, M, P, C)
 
 
 @triton.jit(do_not_specialize=["M", "P"])
@@ -105,21 +122,21 @@ def fused_forward(
         if C1:
             w = tl.load(w2_ + c1[:, None] * (4 * C) + h[None, :], mask=(c1 < C)[:, None], other=0.0)
             acc1 = dot(a, w, acc1)
-    finish(acc0, x_, b2_, gamma_, scale_, out_, m, c0, M, P, C)
+    finish(acc0, x_, b2_, gamma_, scale_, out_, m, 0, M, P, C, BM, C0)
     if C1:
-        finish(acc1, x_, b2_, gamma_, scale_, out_, m, c1, M, P, C)
+        finish(acc1, x_, b2_, gamma_, scale_, out_, m, C0, M, P, C, BM, C1)
 
 
 @triton.jit
 def tile(M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr = 8):
-    """(row of tiles, rows, columns) of this program: GROUP rows of tiles side by side, so that L2 holds what they share."""
+    """(row of tiles, rows, first column) of this program: GROUP rows of tiles side by side, so that L2 holds what they share."""
     wide, tall = tl.cdiv(N, BN), tl.cdiv(M, BM)
     pid = tl.program_id(0)
     first = pid // (GROUP * wide) * GROUP
     height = tl.minimum(tall - first, GROUP)
     i = first + pid % (GROUP * wide) % height
     j = pid % (GROUP * wide) // height
-    return i, i * BM + tl.arange(0, BM), j * BN + tl.arange(0, BN)
+    return i, i * BM + tl.arange(0, BM), j * BN
 
 
 @triton.jit
@@ -142,7 +159,8 @@ def expand(
     y_, w1_, b1_, a_, z_, M, C: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
 ):  # fmt: skip
     """a (M,4C) = GELU(y w1^T + b1); also the pre-activation z (M,4C) unless z_ is None."""
-    _, m, n = tile(M, 4 * C, BM, BN)
+    _, m, first = tile(M, 4 * C, BM, BN)
+    n = first + tl.arange(0, BN)
     z = product(y_, w1_, m, n, M, 4 * C, C, BM, BN, BK)
     z += tl.load(b1_ + n, mask=n < 4 * C, other=0.0).to(tl.float32)[None, :]
     at = m.to(tl.int64)[:, None] * (4 * C) + n[None, :]
@@ -158,9 +176,33 @@ def project(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """out (M,C) = x + scale * gamma * (a w2^T + b2)."""
-    _, m, n = tile(M, C, BM, BN)
-    acc = product(a_, w2_, m, n, M, C, 4 * C, BM, BN, BK)
-    finish(acc, x_, b2_, gamma_, scale_, out_, m, n, M, P, C)
+    _, m, first = tile(M, C, BM, BN)
+    acc = product(a_, w2_, m, first + tl.arange(0, BN), M, C, 4 * C, BM, BN, BK)
+    finish(acc, x_, b2_, gamma_, scale_, out_, m, first, M, P, C, BM, BN)
+
+
+class Tile(NamedTuple):
+    """BM rows of the output, BH hidden units at a time, and how it is launched."""
+
+    BM: int
+    BH: int
+    num_warps: int
+    num_stages: int
+
+    def shared(self, channels: int, form: str) -> int:
+        """Bytes of shared memory in half precision, as the compiler comes to: both weights per stage, y, the kept z."""
+        kept = self.BM * self.BH if form == "training" else 0
+        return 2 * (2 * self.num_stages * self.BH * channels + self.BM * channels + kept) + 512
+
+
+# {form: {channels up to which: tiles, the best first}}, chosen by what `benchmarks/compile_kernels.py` counts: no spills, then
+# warps per multiprocessor and the issue slots of a warp of hidden units. The second is for less shared memory.
+WIDE = (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))
+TILES = {
+    "inference": {128: (Tile(128, 64, 4, 2),), 192: WIDE},
+    "training": {128: (Tile(64, 32, 4, 3),), 192: WIDE},
+    "backward": {128: (Tile(64, 32, 4, 3), Tile(64, 32, 4, 2))},
+}
 
 
 def split(channels: int) -> tuple[int, int]:
@@ -170,13 +212,51 @@ def split(channels: int) -> tuple[int, int]:
     return (first, max(triton.next_power_of_2(rest), 16)) if rest else (first, 0)
 
 
-def fused_tiles(channels: int, dtype: torch.dtype, rows: int = 128) -> dict[str, int]:
-    """Tile and launch options of a fused kernel; fp32 runs without tensor cores, on smaller tiles."""
+class Device(NamedTuple):
+    """What of a device the choice of tiles depends on: bytes of shared memory that a program may have, and its name."""
+
+    shared: int
+    name: str
+
+
+H100 = Device(227 << 10, "")
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    """In the interpreter, which has no limits, as an H100."""
+    if device.type != "cuda":
+        return H100
+    properties = torch.cuda.get_device_properties(device)
+    return Device(properties.shared_memory_per_block_optin, properties.name)
+
+
+@cache
+def measured() -> dict[str, dict[str, dict[str, list[int]]]]:
+    """{name of a device: {form: {channels: the fastest tile}}}, as `benchmarks/gpu_sweep.py` writes it."""
+    return json.loads(Path(__file__).with_name("tiles.json").read_text())
+
+
+def fused_tiles(channels: int, dtype: torch.dtype, form: str = "inference", device: Device = H100) -> dict[str, int]:
+    """Tile and launch options of a fused kernel: the fastest on this device where that was measured, else the best by count.
+
+    `form`: "inference", "training" (the pre-activation is stored too, or the residual is fp32), "backward". fp32 takes small
+    tiles, without tensor cores. Raises ConvNextError if none fits into the shared memory.
+    """
     c0, c1 = split(channels)
-    options = {"C": channels, "C0": c0, "C1": c1, "BH": 32, "enable_fp_fusion": True}
+    options = {"C": channels, "C0": c0, "C1": c1, "enable_fp_fusion": True}
     if dtype == torch.float32:
-        return options | {"BM": 32, "num_warps": 8, "num_stages": 2}
-    return options | {"BM": rows, "num_warps": rows // 16, "num_stages": 3}
+        return options | {"BM": 32, "BH": 32, "num_warps": 8, "num_stages": 2}
+    if best := measured().get(device.name, {}).get(form, {}).get(str(channels)):
+        return options | Tile(*best)._asdict()
+    widths = TILES[form]
+    for tile in widths[min(width for width in widths if width >= channels)]:
+        if tile.shared(c0 + c1, form) <= device.shared:
+            return options | tile._asdict()
+    raise ConvNextError(
+        f"no tile of the fused MLP of {channels} channels fits into the {device.shared >> 10} KiB of shared memory of this "
+        'device; `backend("reference")` runs PyTorch\'s own operations.'
+    )
 
 
 def product_tiles(dtype: torch.dtype, columns: int = 128) -> dict[str, int]:
@@ -199,7 +279,8 @@ def forward(
     if rows == 0:
         return out, z
     if channels <= FUSED:
-        options = fused_tiles(channels, y.dtype)
+        form = "training" if keep or x.dtype != y.dtype else "inference"
+        options = fused_tiles(channels, y.dtype, form, device_of(y.device))
         grid = (triton.cdiv(rows, options["BM"]),)
         fused_forward[grid](x, y, w1, b1, w2, b2, gamma, scale, out, z, rows, pixels, **options)
         return out, z
@@ -229,22 +310,37 @@ def variant(
 WIDTHS = (40, 80, 96, 128, 160, 192, 256, 384, 768, 1536)  # of the paper's models and of smaller ones
 
 
+LITTLE = Device(99 << 10, "")  # consumer devices (compute capability 12.0)
+
+
 def variants() -> list[Variant]:
-    """bf16, with LayerScale and drop-path; "keep" is the form that a training step uses without recomputation."""
+    """bf16 with LayerScale and drop-path, of a bf16 or, as autocast trains, an fp32 residual.
+
+    "keep" keeps the pre-activation; "little" is the tile of devices with less shared memory, where it is another.
+    """
     found, half = [], torch.bfloat16
     small = dict.fromkeys(("b1_", "b2_", "gamma_", "scale_"), "*fp32")
     fused = dict.fromkeys(("x_", "y_", "w1_", "b1_", "w2_", "b2_", "gamma_", "scale_", "out_", "z_"), "*bf16") | small
-    wide = dict.fromkeys(("y_", "w1_", "b1_", "a_", "z_"), "*bf16") | {"b1_": "*fp32"}
+    hidden = dict.fromkeys(("y_", "w1_", "b1_", "a_", "z_"), "*bf16") | {"b1_": "*fp32"}
     last = dict.fromkeys(("a_", "w2_", "x_", "b2_", "gamma_", "scale_", "out_"), "*bf16")
     last |= {k: v for k, v in small.items() if k in last}
+    residuals = {"": {}, "_residual32": {"x_": "*fp32", "out_": "*fp32"}}
     for c in WIDTHS:
         for name, absent in (("", ("z_",)), ("_keep", ())):
-            if c <= FUSED:
-                found.append(variant(f"forward{name}_{c}", fused_forward, fused_tiles(c, half), fused, absent))
-            else:
-                found.append(variant(f"expand{name}_{c}", expand, product_tiles(half), wide, absent, C=c))
+            if c > FUSED:
+                found.append(variant(f"expand{name}_{c}", expand, product_tiles(half), hidden, absent, C=c))
+                continue
+            for suffix, types in residuals.items():
+                form = "training" if suffix or name else "inference"
+                launch = fused_tiles(c, half, form)
+                found.append(variant(f"forward{name}{suffix}_{c}", fused_forward, launch, fused | types, absent))
+                if (little := fused_tiles(c, half, form, LITTLE)) != launch:
+                    title = f"forward{name}{suffix}_little_{c}"
+                    found.append(variant(title, fused_forward, little, fused | types, absent))
         if c > FUSED:
-            found.append(variant(f"project_{c}", project, product_tiles(half), last, C=c))
+            for suffix, types in residuals.items():
+                launch = product_tiles(half)
+                found.append(variant(f"project{suffix}_{c}", project, launch, last | types, C=c))
     return found
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from convnext.ops._triton import Variant
 from convnext.ops._triton.mlp import (
     WIDTHS,
+    device_of,
     dot,
     fused_tiles,
     normal_cdf,
@@ -115,7 +116,8 @@ def wide_backward(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """One tile of dz and scale * a, and its part of db1; arguments as those of `fused_backward`."""
-    i, m, n = tile(M, 4 * C, BM, BN)
+    i, m, first = tile(M, 4 * C, BM, BN)
+    n = first + tl.arange(0, BN)
     at = m.to(tl.int64)[:, None] * (4 * C) + n[None, :]
     inside = (m < M)[:, None] & (n < 4 * C)[None, :]
     dtype: tl.constexpr = dz_.dtype.element_ty
@@ -153,7 +155,9 @@ def backward(
     dz, a = y.new_empty(2, rows, 4 * channels)
     dy = torch.empty_like(y)
     fused = channels <= FUSED
-    options = fused_tiles(channels, y.dtype, rows=64) if fused else product_tiles(y.dtype, columns=64)
+    options = (
+        fused_tiles(channels, y.dtype, "backward", device_of(y.device)) if fused else product_tiles(y.dtype, columns=64)
+    )
     db1 = y.new_empty(triton.cdiv(rows, options["BM"]), 4 * channels, dtype=torch.float32)
     if rows and fused:
         grid = (len(db1),)
@@ -189,7 +193,7 @@ def variants() -> list[Variant]:
     for c in WIDTHS:
         for name, absent in (("", ("z_",)), ("_keep", ())):
             if c <= FUSED:
-                launch = fused_tiles(c, half, rows=64)
+                launch = fused_tiles(c, half, "backward")
                 found.append(variant(f"backward{name}_{c}", fused_backward, launch, fused, absent))
             else:
                 launch = product_tiles(half, columns=64)

@@ -41,7 +41,7 @@ def norm_backward_kernel(
             dg += dz * hat
             db += dz
             dz *= g
-        dy = rstd * (dz - tl.sum(dz, 1)[:, None] / C - hat * (tl.sum(dz * hat, 1)[:, None] / C))
+        dy = rstd * (dz - tl.sum(dz, 1)[:, None] * (1.0 / C) - hat * (tl.sum(dz * hat, 1)[:, None] * (1.0 / C)))
         tl.store(dy_ptr + row * C + c, dy.to(dy_ptr.dtype.element_ty), mask=inside)
     if g_ptr is not None:
         out = partial_ptr + tl.program_id(0).to(tl.int64) * (2 * C) + c

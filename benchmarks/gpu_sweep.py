@@ -1,0 +1,142 @@
+"""The fused MLP's tiles on a GPU, and the operations that a step's time goes to. Steps of `gpu_suite.py`, or by themselves.
+
+    python benchmarks/gpu_sweep.py sweep|profile --out DIR [--device cuda]
+
+sweep times every tile that fits and writes the best to tiles.json, which belongs into `src/convnext/ops/_triton/`: no user's
+run tunes anything. profile writes the 25 longest kernels of a training step and of a deployed forward pass.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from gpu_kernels import Bench, main, microseconds
+from torch.profiler import ProfilerActivity, profile
+
+import convnext
+from convnext.benchmark.throughput import reason
+
+TILES = tuple(product((64, 128, 256), (32, 64), (4, 8), (2, 3)))  # BM, BH, warps, stages
+
+
+def sweep(bench: Bench) -> None:
+    """Time every tile of the fused MLP that fits; the best of each width and form go to tiles.json beside the rows."""
+    from convnext.ops._triton import mlp as kernels
+
+    widths = [c for _, c in bench.stages if c <= kernels.FUSED]
+    limit = kernels.device_of(bench.device).shared
+    tasks = [
+        (c, form, tile)
+        for c in widths
+        for form in ("inference", "training")
+        for tile in (kernels.Tile(*t) for t in TILES)
+        if tile.shared(sum(kernels.split(c)), form) <= limit
+    ]
+    if bench.real:  # compiled in parallel, into Triton's cache; then timed one after the other
+        with ProcessPoolExecutor(min(12, os.cpu_count() or 1), get_context("spawn")) as pool:
+            list(pool.map(compile_tile, tasks))
+    best: dict[tuple, tuple] = {}
+    for c, form, tile in tasks if bench.real else tasks[:2]:
+        if not bench.left():
+            break
+        row = {"what": "tile", "channels": c, "form": form, "tile": tile}
+        try:
+            seconds = bench.time_in_turn({"": (launcher(c, form, tile, bench), False, 0)}, [torch.empty(0)] * 2, [], ())
+            seconds = seconds[""]
+            if isinstance(seconds, str):
+                raise RuntimeError(seconds)
+        except Exception as failure:
+            bench.add(row | {"error": reason(failure)})
+            continue
+        bench.add(row | microseconds(seconds))
+        best[c, form] = min(best.get((c, form), (math.inf,)), (seconds["p50"], tile))
+    device = bench.result["device"]
+    tiles: dict[str, dict[str, dict]] = {device: {}}
+    for (c, form), (_, tile) in best.items():
+        tiles[device].setdefault(form, {})[str(c)] = tile
+    (bench.path.parent / "tiles.json").write_text(json.dumps(tiles) + "\n")
+
+
+def launcher(c: int, form: str, tile: Any, bench: Bench, rows: int | None = None) -> Callable:
+    """A call of the fused kernel in one form with one tile."""
+    from convnext.ops._triton import mlp as kernels
+
+    m = rows or bench.settings["batch"] * next(side for side, width in bench.stages if width == c) ** 2
+    y = torch.randn(1, 1, m, c, device=bench.device, dtype=torch.bfloat16)
+    x = torch.randn_like(y, dtype=torch.float32 if form == "training" else torch.bfloat16)
+    vectors = [torch.randn(n, device=bench.device) for n in (4 * c, c, c)]
+    w1, w2 = (torch.randn(s, device=bench.device, dtype=torch.bfloat16) * c**-0.5 for s in ((4 * c, c), (c, 4 * c)))
+    options = dict(zip(("C", "C0", "C1"), (c, *kernels.split(c)), strict=True)) | tile._asdict()
+
+    def call(_=None):
+        if not bench.real:
+            return
+        with patch.object(kernels, "fused_tiles", lambda *_: options | {"enable_fp_fusion": True}):
+            kernels.forward(x, y, w1, vectors[0], w2, vectors[1], vectors[2], None, form != "inference")
+
+    return call
+
+
+def compile_tile(task: tuple) -> None:
+    """In a process of its own: one launch on few rows puts the compiled kernel into the cache."""
+    try:
+        launcher(*task, Bench("cuda", Path(os.devnull), math.inf), rows=256)()
+    except Exception as failure:  # the same failure is a row later
+        print(task, reason(failure), flush=True)
+
+
+def profiled(bench: Bench) -> None:
+    """The longest operations on the device of three training steps and of three forward passes of the deployed model."""
+    name, batch, image = ("convnext_tiny", 256, 224) if bench.real else ("convnext_atto", 2, 32)
+    model = convnext.create_model(name, drop_path_rate=0.1).to(bench.device).to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, image, image, device=bench.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (batch,), device=bench.device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def train():
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    report(bench, "training step", train)
+    deployed = model.eval().deploy(precision="bf16")
+
+    def infer():
+        with torch.inference_mode():
+            deployed(images)
+
+    report(bench, "deployed forward pass", infer)
+
+
+def report(bench: Bench, what: str, call: Callable[[], None], calls: int = 3) -> None:
+    for _ in range(calls):
+        call()
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.real else [])]
+    with profile(activities=kinds) as found:
+        for _ in range(calls):
+            call()
+        if bench.real:
+            torch.cuda.synchronize()
+    key = "self_device_time_total" if bench.real else "self_cpu_time_total"
+    events = sorted(found.key_averages(), key=lambda event: -getattr(event, key))
+    total = sum(getattr(event, key) for event in events)
+    for event in events[:25]:
+        spent = getattr(event, key)
+        row = {"what": what, "operation": event.key[:120], "calls": event.count // calls}
+        bench.add(row | {"microseconds": round(spent / calls, 1), "share": round(spent / max(total, 1), 4)})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], __doc__, {"sweep": sweep, "profile": profiled})

@@ -1,0 +1,141 @@
+"""What is ready for a GPU without one: compiled kernels, their tiles, and the suite, in a dry run on a CPU."""
+
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnext.benchmark import ceilings, memory
+from convnext.errors import ConvNextError
+from convnext.models.block import Block
+from scripts import SCRIPTS, load, run
+
+
+def test_compile_kernels(tmp_path):
+    pytest.importorskip("triton")  # comes with PyTorch on Linux only
+    result = run("compile_kernels", tmp_path / "kernels.json", "--match", "^norm_backward_96$", "--arch", "90")
+    assert len(result["kernels"]) > 0
+    assert all(0 < row["sm_90"][0] <= 255 for row in result["kernels"].values())
+
+
+def test_the_gpu_suite_leaves_out_steps_that_do_not_fit_its_time(tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        load("gpu_suite")["main"](["--out", str(tmp_path), "--minutes", "0", "--steps", "patchify", "depthwise"])
+    assert stop.value.code == 0
+    steps = json.loads((tmp_path / "suite.json").read_text())["steps"]
+    assert [(step["step"], step["result"]) for step in steps] == [("patchify", "left out"), ("depthwise", "left out")]
+
+
+def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(ceilings, "measure", lambda *_: {"copy_gb_per_second": 1.0, "matmul_tflops": {}})
+    monkeypatch.setattr(memory, "add_cpu_memory", lambda runner: None)
+    measure = load("gpu_suite")["measure_models"]
+    names = measure.__globals__
+    names |= {"DEVICE": "cpu", "BATCH": 1, "SIZES": {"tiny": "convnext_atto"}, "ROUNDS": 1, "SECONDS": 0.001}
+    measure("recompute", "tiny", tmp_path, deadline=float("inf"))
+    (row,) = json.loads((tmp_path / "recompute_tiny.json").read_text())["rows"]
+    assert (row["error"], row["rounds"], row["config"]["mode"]) == (None, 1, "train")
+    assert not Block.recompute_hidden, "the step's setting outlives it"
+
+
+@pytest.mark.slow  # six processes import everything
+def test_a_dry_run_of_the_gpu_suite_passes_every_kind_of_step(tmp_path):
+    """On a CPU, in PyTorch's own operations, on tiny shapes."""
+    steps = ["smoke", "depthwise", "mlp", "sweep", "profile", "patchify", "inference:tiny"]
+    out, archive = tmp_path / "out", tmp_path / "results.tar.gz"
+    argv = ["--out", str(out), "--archive", str(archive), "--device", "cpu", "--minutes", "30", "--steps", *steps]
+    with pytest.raises(SystemExit) as stop:
+        load("gpu_suite")["main"](argv)
+    summary = json.loads((out / "suite.json").read_text())["steps"]
+    assert stop.value.code == 0, summary
+    assert [(step["step"], step["result"]) for step in summary] == [(step, "done") for step in steps]
+    smoke = json.loads((out / "smoke.json").read_text())["rows"]
+    assert {row["what"].split()[0] for row in smoke} == {"depthwise_norm", "mlp"}
+    assert all(row["ok"] and row["gpu"] is None for row in smoke)
+    for step in ("depthwise", "mlp", "patchify", "profile"):
+        rows = json.loads((out / f"{step}.json").read_text())["rows"]
+        assert rows
+        assert not any("error" in row for row in rows), rows
+    with tarfile.open(archive) as packed:
+        assert {"out/suite.json", "out/smoke.json", "out/smoke.log"} <= set(packed.getnames())
+
+
+def test_a_step_that_does_not_end_is_ended_with_its_children(tmp_path):
+    """The child ignores SIGTERM, and so does its own child, whose number it writes."""
+    script = tmp_path / "hangs.py"
+    script.write_text(
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); child = os.fork()\n"
+        "if child: print(child, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    suite = load("gpu_suite")
+    suite["run_logged"].__globals__["PATIENCE"] = 0.2
+    assert suite["run_logged"]([sys.executable, str(script)], tmp_path / "log", 0.7) == "the time was used up"
+    child = int((tmp_path / "log").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_the_longest_loop_of_compiled_code():
+    code = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   FFMA R2, R2, R3, R4 ;
+        /*0020*/                   FFMA R2, R2, R3, R4 ;
+        /*0030*/               @P0 BRA 0x10 ;
+        /*0040*/                   MOV R1, R2 ;
+        /*0050*/               @P1 BRA 0x0 ;
+        /*0060*/                   BRA 0x60 ;
+    """
+    assert load("compile_kernels")["longest_loop"](code) == 3
+
+
+def test_a_kernel_of_which_fewer_programs_fit_is_an_error(tmp_path):
+    pytest.importorskip("triton")
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps({"kernels": {"norm_backward_96": {"sm_90": [40, 0, 0, 99, 10]}}}))
+    with pytest.raises(SystemExit, match="norm_backward_96 sm_90: .* and 99 did"):
+        run(
+            "compile_kernels",
+            tmp_path / "now.json",
+            "--match",
+            "^norm_backward_96$",
+            "--arch",
+            "90",
+            "--against",
+            str(before),
+        )
+
+
+def test_tiles_take_the_shared_memory_that_is_said():
+    """What `fused_tiles` expects is what the compiler came to for sm_90, a little more at most; each fits somewhere."""
+    pytest.importorskip("triton")
+    from convnext.ops._triton import mlp
+
+    counted = json.loads((SCRIPTS.parent / "results/compile_kernels.json").read_text())["kernels"]
+    for channels in mlp.WIDTHS:
+        for form, title in (("inference", ""), ("training", "_keep"), ("training", "_keep_residual32")):
+            if channels > mlp.FUSED:
+                continue
+            tile = mlp.Tile(*(mlp.fused_tiles(channels, torch.bfloat16, form)[field] for field in mlp.Tile._fields))
+            expected = tile.shared(sum(mlp.split(channels)), form)
+            found = counted[f"mlp_forward{title}_{channels}"]["sm_90"][1]
+            assert found <= expected <= found + 9000, (channels, form)
+    little = mlp.fused_tiles(192, torch.bfloat16, "training", mlp.LITTLE)
+    assert (little["BM"], little["BH"], little["num_stages"]) == (64, 32, 2)
+    with pytest.raises(ConvNextError, match="no tile .* 192 channels .* 16 KiB"):
+        mlp.fused_tiles(192, torch.bfloat16, "training", mlp.Device(16 << 10, ""))
+
+
+def test_a_tile_that_was_measured_goes_first(monkeypatch):
+    pytest.importorskip("triton")
+    from convnext.ops._triton import mlp
+
+    monkeypatch.setattr(mlp, "measured", lambda: {"Some GPU": {"training": {"96": [256, 64, 8, 2]}}})
+    tiles = [mlp.fused_tiles(c, torch.bfloat16, "training", mlp.Device(227 << 10, "Some GPU")) for c in (96, 128)]
+    assert [(tile["BM"], tile["BH"], tile["num_warps"], tile["num_stages"]) for tile in tiles] == [
+        (256, 64, 8, 2),
+        (64, 32, 4, 3),
+    ]
