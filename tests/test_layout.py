@@ -47,7 +47,7 @@ def test_a_path_is_shortened_in_its_middle_and_its_end_is_whole():
 
 
 def test_a_long_value_of_the_last_column_can_still_be_copied():
-    path = "/work/" + "folder_of_runs/" * 10 + "run"
+    path = "/data/" + "folder_of_runs/" * 10 + "run"
     body = Table(("", ""), [("folder", path)], left=2).lines(60)[1]
     assert all(len(line) <= 60 for line in body)
     assert "".join(line[8:] for line in body) == path

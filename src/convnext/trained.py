@@ -141,9 +141,7 @@ class Trained:
             from convnext.models.deploy import Deployable
 
             module, precision = self.module, self.precision
-            if (
-                isinstance(module, Deployable) and self.device.type == "cpu" and precision != "fp16"
-            ):  # it casts by itself
+            if isinstance(module, Deployable) and self.device.type == "cpu" and precision != "fp16":  # it casts itself
                 self._fast = replace(self.opened.loaded, module=module.deploy(precision)), "fp32"
             else:
                 self._fast = self.opened.loaded, "fp32" if self.is_exported else precision
