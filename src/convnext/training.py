@@ -323,7 +323,7 @@ def _check_validation(spec: Any, images: Any, console: Out) -> None:
     """Raise the first problem that evaluation would meet, before a step is trained: an hour later would be late to hear."""
     from convnext.console import progress_bar
     from convnext.data.readable import check_readable
-    from convnext.weights.catalog import cache_folder
+    from convnext.files import cache_folder
 
     if not len(images):
         return

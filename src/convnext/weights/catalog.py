@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext.errors import ConvNextError, nearest
+from convnext.files import cache_folder
 from convnext.recipes.dense import LONG, SHORT
 from convnext.weights.download import Progress, download, recorded_sha256, verify
 
@@ -205,8 +206,3 @@ def resolve(path_or_name: str | Path, progress: Progress | None = None) -> Path:
 
 def _mirror() -> str:
     return os.environ.get("CONVNEXT_MIRROR", BASE)
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be made or fetched again: `CONVNEXT_CACHE`, else ~/.cache/convnext."""
-    return Path(os.environ.get("CONVNEXT_CACHE", "~/.cache/convnext")).expanduser()
