@@ -1,12 +1,11 @@
 """Run the commands of docs/tutorial.md in an empty folder and put what they print, and what they draw, into the page.
 
     python benchmarks/tutorial.py
-    python benchmarks/tutorial.py --page docs/sessions.md
 
-A block of the page marked `bash` is run line by line on a terminal of 80 columns, one marked `console` too, and each of its
-commands is a mistake; the block marked `text` after it is replaced by what stays on the terminal, its middle left out where it
-is long. A block marked `python` is a file, whose name its
-first line has. Needs pytest, whose helper the terminal is, and the extra `export`. Any command that fails ends it.
+A block of the page (or of --page) marked `bash` is run line by line on a terminal of 80 columns, one marked `console` too, and
+each of its commands is a mistake; the block marked `text` after it is replaced by what stays on the terminal, its middle left
+out where it is long. A block marked `python` is a file, whose name its first line has. Any command that fails ends it.
+Needs pytest, whose helper the terminal is, and the extra `export`.
 """
 
 import argparse
