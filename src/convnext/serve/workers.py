@@ -102,6 +102,7 @@ class Workers:
 
     def _drained(self) -> int:
         """Wait for the workers to finish what they have accepted; 1 if one had to be ended."""
+        self.bound.close()  # once the workers have closed theirs nobody can connect, and wait for an answer
         until = self.asked + self.options.limits.drain + 5
         for process, _ in self.processes:
             process.join(max(until - time.monotonic(), 0.1))
