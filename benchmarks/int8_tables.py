@@ -60,19 +60,19 @@ def cpu_fp32(result: dict) -> str:
 
 
 def cpu_int8_ready(result: dict) -> str:
-    """Seconds until the first answer and peak memory of the same forms."""
-    table = []
-    for column in INT8_COLUMNS:
-        cells = []
-        for rows in int8_groups(result).values():
-            if (row := rows[column]).get("peak_memory_mb"):
-                cells += [round(row["build_seconds"] + row["first_step_seconds"], 1), round(row["peak_memory_mb"])]
-        table.append((column, *cells))
-    kinds = [key for key, rows in int8_groups(result).items() if rows["int8"].get("peak_memory_mb")]
-    heads = ("", *(f"{model}, batch {batch}, {what}" for model, batch in kinds for what in ("s", "MB")))
+    """Seconds until the first answer of the same forms."""
+    groups = int8_groups(result)
+    table = [
+        (
+            column,
+            *(round(rows[column]["build_seconds"] + rows[column]["first_step_seconds"], 1) for rows in groups.values()),
+        )
+        for column in INT8_COLUMNS
+    ]
+    heads = ("", *(f"{model}, batch {batch}" for model, batch in groups))
     return (
-        "Seconds from the call that builds the model to its first answer, of int8 with its calibration on 8 images, and the "
-        f"process's peak memory (`results/{Path(result['file']).name}`).\n\n{markdown(table, heads)}"
+        "Seconds from the call that builds the model to its first answer, of int8 with its calibration on 8 images "
+        f"(`results/{Path(result['file']).name}`).\n\n{markdown(table, heads)}"
     )
 
 
