@@ -155,9 +155,9 @@ class Bench:
         return found
 
     async def overload(self) -> dict:
-        """Three times the rate that 64 clients reach, for 60 s; LitServe for 20 s, because its queue has no end."""
+        """Three times the rate that 64 clients reach, for 60 s; LitServe for 10 s, because its queue has no end."""
         found = {}
-        for kind, seconds in (("convnext", 60), ("litserve", 20)):
+        for kind, seconds in (("convnext", 60), ("litserve", 10)):
             with self.server(kind) as server:
                 requests = requests_of(kind, self.contents)
                 await server.ready(requests[0])
