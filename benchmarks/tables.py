@@ -341,9 +341,8 @@ def serve_faults(result: dict) -> str:
         return f"{text}; {waiting} clients wait for ever" if waiting else text
 
     def drained(row: dict) -> str:
-        return (
-            f"{row['times']} times: {told(row['codes'])}; lost {row['lost']}; exit code {', '.join(row['exit_codes'])}"
-        )
+        left = "; processes are left" if row["processes_left"] else ""
+        return f"{row['times']} times: {told(row['codes'])}; exit code {', '.join(row['exit_codes'])}{left}"
 
     parts = {
         "overload": ("three times the sustainable rate (60 s, LitServe 10 s)", storm),
