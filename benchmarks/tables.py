@@ -363,8 +363,8 @@ def serve_faults(result: dict) -> str:
         (f"{drift['requests']:,} requests", f"{mb[0]:.0f} to {mb[1]:.0f} MB ({100 * drift['drift']:+.1f} %)", ""),
     ]
     about = (
-        "Requests by the code of their answer; `cut`: sent, and no answer; `refused`: no connection. The kills, reloads and the "
-        "last line are of a network of 32 px."
+        "Requests by the code of their answer; `cut`: sent, and no answer; `refused`: no connection. Reloads and the last line "
+        "are of a network of 32 px. The rows were measured at different times, some beside other work on the machine."
     )
     return serving(result, "overload slow kills drain reloads drift", rows, ("", "convnext serve", "LitServe"), about)
 
