@@ -39,7 +39,7 @@ def sweep(bench: Bench) -> None:
         (c, form, tile)
         for c in widths
         for form in ("inference", "training")
-        for tile in (kernels.Tile(*t) for t in TILES)
+        for tile in (kernels.Tile(*t) for t in TILES if 4 * c % t[1] == 0)
         if tile.shared(sum(kernels.split(c)), form) <= limit
     ]
     if bench.real:  # compiled in parallel, into Triton's cache; then timed one after the other

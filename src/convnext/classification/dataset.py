@@ -18,7 +18,6 @@ from convnext.data import split
 from convnext.data.images import decode, open_image, to_rgb
 from convnext.data.regions import Choose, cut, decode_region
 from convnext.errors import ConvNextError
-from convnext.seeding import derive
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -114,6 +113,8 @@ class ImageDataset(ABC):
 
     def stamp(self, i: int) -> int:
         """A number below 2**64 that changes with what `region` gives of image i."""
+        from convnext.seeding import derive  # which imports PyTorch
+
         return derive(*self.state(i), self.upright)
 
     def read_ahead(self, order: np.ndarray) -> "Popen | None":

@@ -196,10 +196,11 @@ class Tile(NamedTuple):
 
 
 # {form: {channels up to which: tiles, the best first}}, chosen by what `benchmarks/compile_kernels.py` counts: no spills, then
-# warps per multiprocessor and the issue slots of a warp of hidden units. The second is for less shared memory.
+# warps per multiprocessor and the issue slots of a warp of hidden units. The second is for less shared memory, and for hidden
+# layers that are no multiple of 64.
 WIDE = (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))
 TILES = {
-    "inference": {128: (Tile(128, 64, 4, 2),), 192: WIDE},
+    "inference": {128: (Tile(128, 64, 4, 2), Tile(64, 32, 4, 3)), 192: WIDE},
     "training": {128: (Tile(64, 32, 4, 3),), 192: WIDE},
     "backward": {128: (Tile(64, 32, 4, 3), Tile(64, 32, 4, 2))},
 }
@@ -251,7 +252,7 @@ def fused_tiles(channels: int, dtype: torch.dtype, form: str = "inference", devi
         return options | Tile(*best)._asdict()
     widths = TILES[form]
     for tile in widths[min(width for width in widths if width >= channels)]:
-        if tile.shared(c0 + c1, form) <= device.shared:
+        if 4 * channels % tile.BH == 0 and tile.shared(c0 + c1, form) <= device.shared:
             return options | tile._asdict()
     raise ConvNextError(
         f"no tile of the fused MLP of {channels} channels fits into the {device.shared >> 10} KiB of shared memory of this "
