@@ -13,6 +13,17 @@ os.environ.setdefault("CONVNEXT_CACHE", str(Path(tempfile.gettempdir()) / "convn
 LONG = ("cli/test_dense.py", "models/test_fused.py", "cli/test_train.py")
 
 
+def pytest_sessionstart():
+    """One backward pass before all else, so that forks of this process can train.
+
+    A fake mode makes a machine without a GPU look as if it had one; a first backward pass after it starts threads for that
+    device, and PyTorch then refuses every backward pass in a fork.
+    """
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 def pytest_collection_modifyitems(items):
     def place(item) -> int:
         return next((i for i, name in enumerate(LONG) if item.nodeid.startswith(f"tests/{name}")), len(LONG))

@@ -66,15 +66,8 @@ def cells(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def on_terminal(argv: list[str], width: int = 80, fresh: bool = False, **environment: str) -> Screen:
-    """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns.
-
-    `fresh` starts a new interpreter, which takes seconds: what trains has to, because PyTorch refuses a backward pass
-    in the fork of a process that has done one.
-    """
-    if fresh:
-        return program_on_terminal([sys.executable, "-m", "convnext", *argv], width, **environment)
-    module = import_module("convnext.cli.main")
+def on_terminal(argv: list[str], width: int = 80, **environment: str) -> Screen:
+    """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns."""
     import_module(f"convnext.cli.{argv[0]}")  # once, and not in every fork
     return forked_on_terminal(lambda: module.run(argv), width, environment)
 

@@ -60,7 +60,7 @@ def test_the_table_before_a_run(width, trained, tmp_path):
 def test_a_run_shows_how_long_it_takes(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--epochs", "2", "--total-batch", "128", "--runtime.log-every", "1"]
-    screen = on_terminal([*RUN, *options, "--out", "run"], 80, fresh=True)
+    screen = on_terminal([*RUN, *options, "--out", "run"], 80)
     assert screen.code == 0, screen.text
     assert not screen.too_long()
     bars = [line for line in screen.lines if line.startswith("epoch ") and "/22" in line]
