@@ -68,6 +68,7 @@ def cells(character: str) -> int:
 
 def on_terminal(argv: list[str], width: int = 80, **environment: str) -> Screen:
     """Run `convnext ARGV` in a fork of this process, whose input and output are a terminal of `width` columns."""
+    module = import_module("convnext.cli.main")
     import_module(f"convnext.cli.{argv[0]}")  # once, and not in every fork
     return forked_on_terminal(lambda: module.run(argv), width, environment)
 
