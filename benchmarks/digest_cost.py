@@ -1,4 +1,4 @@
-"""What it costs to compare weights with their digest: files of three sizes read with and without it, in turn.
+"""The cost of comparing weights with their digest: files of three sizes read with and without it, in turn.
 
     python benchmarks/digest_cost.py --out results/digest_cost.json
 

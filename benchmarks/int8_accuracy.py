@@ -1,4 +1,4 @@
-"""What int8 costs in accuracy: ours and OpenVINO's (NNCF) of the same trained models, each beside fp32.
+"""The accuracy that int8 costs: ours and OpenVINO's (NNCF) of the same trained models, each beside fp32.
 
     convnext train quickstart --out runs/quickstart
     python benchmarks/int8_accuracy.py runs/quickstart --random convnext_tiny --out results/int8_accuracy.json

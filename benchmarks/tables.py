@@ -318,7 +318,7 @@ def serve_knobs(result: dict) -> str:
 
 
 def serve_faults(result: dict) -> str:
-    """What was done, and what came of it, ours and LitServe's."""
+    """Faults that were made and what came of them, ours and LitServe's."""
     found = result["rows"]
 
     def told(codes: dict) -> str:

@@ -1,4 +1,4 @@
-"""What is ready for a GPU without one: compiled kernels, their tiles, and the suite, in a dry run on a CPU."""
+"""Things that are ready for a GPU without one: compiled kernels, their tiles, and the suite, in a dry run on a CPU."""
 
 import json
 import sys
@@ -110,7 +110,7 @@ def test_a_kernel_of_which_fewer_programs_fit_is_an_error(tmp_path):
 
 
 def test_tiles_take_the_shared_memory_that_is_said():
-    """What `fused_tiles` expects is what the compiler came to for sm_90, a little more at most; each fits somewhere."""
+    """The bytes that `fused_tiles` expects are what the compiler came to for sm_90, a little more at most; each fits somewhere."""
     pytest.importorskip("triton")
     from convnext.ops._triton import mlp
 

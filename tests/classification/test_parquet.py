@@ -198,7 +198,7 @@ def test_cifar10():
 
 
 def test_reads_in_random_and_in_block_order(tmp_path, monkeypatch):
-    """What is said of random order is what is read; in block order a group is read once."""
+    """The amplification that is said of random order is what is read; in block order a group is read once."""
     path = write(tmp_path / "train.parquet", list(range(240)), group=12)
     monkeypatch.setattr(parquet, "CACHE_BYTES", 5 * ParquetDataset([path])._groups[:, 3].mean())
     reads = []

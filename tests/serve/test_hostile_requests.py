@@ -1,4 +1,4 @@
-"""What strangers send to a real process: damaged images, bodies at the limits, lies and bombs, whatever the description allows."""
+"""Requests of strangers to a real process: damaged images, bodies at the limits, lies and bombs, all that the API allows."""
 
 import gzip
 import random

@@ -1,4 +1,4 @@
-"""What a GPU is doing while it is measured: driver, clocks, power, and why it is slower than it could be."""
+"""The state of a GPU while it is measured: driver, clocks, power, and why it is slower than it could be."""
 
 import shutil
 import subprocess

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelScores:
-    """What a model says of N images, beside the truth.
+    """Answers of a model for N images, beside the truth.
 
     Attributes:
         logits: (N, K) float32.

@@ -180,7 +180,7 @@ def _table_end(images: int) -> int:
 
 
 def _boot() -> bytes:
-    """What changes with every start of the machine; of every process where the system does not say."""
+    """A mark that changes with every start of the machine; of every process where the system does not say."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:

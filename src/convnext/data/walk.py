@@ -141,7 +141,7 @@ def _pack(listed: dict[str, tuple[int, Entries]]) -> bytes:
 
 
 def _read(file: Path) -> dict[str, tuple[int, Entries]]:
-    """What a walk has kept; nothing if it is damaged, or of another version."""
+    """Read what a walk has kept; nothing if it is damaged, or of another version."""
     try:
         content = memoryview(file.read_bytes())
         checked = content[len(MAGIC) + 16 :]

@@ -1,1 +1,1 @@
-"""What the features of a classifier are good for: vectors of images, neighbours, and protocols that measure them."""
+"""Uses of a classifier's features: vectors of images, neighbours, and protocols that measure them."""

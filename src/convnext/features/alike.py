@@ -1,4 +1,4 @@
-"""What a model's features say of a dataset: images that are nearly the same, and images that look like other classes."""
+"""Findings about a dataset by a model's features: images that are nearly the same, and images that look like other classes."""
 
 from __future__ import annotations
 

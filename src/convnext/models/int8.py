@@ -68,7 +68,7 @@ class Int8Block(Packed):
 
 
 class Observed:
-    """What flows through a block's linear layers.
+    """A record of what flows through a block's linear layers.
 
     Attributes:
         normed (R,C), hidden (R,4C): rows of the two inputs.
@@ -106,7 +106,7 @@ class Observed:
 
 @torch.no_grad()
 def observe(model: nn.Module, blocks: Sequence[Block], images: Sequence[Tensor]) -> list[Observed]:
-    """What flows through the blocks of a folded fp32 model on images (3,H,W)."""
+    """Record what flows through the blocks of a folded fp32 model on images (3,H,W)."""
     found = [Observed(block, -(-ROWS // len(images))) for block in blocks]
     try:
         for x in batches(images):

@@ -53,7 +53,7 @@ class Quantised:
 
     @torch.no_grad()
     def outputs(self, network: nn.Module, images: Sequence[Tensor] | None = None) -> Outputs:
-        """What a form of the network gives for all calibration images, or some, in fp32."""
+        """Outputs of a form of the network for all calibration images, or some, in fp32."""
         dtype = next((p.dtype for p in network.parameters()), torch.float32)
         found = [network(x.to(dtype)) for x in batches(self.images if images is None else images)]
         return [{name: t.float() for name, t in y.items()} if isinstance(y, dict) else y.float() for y in found]

@@ -110,7 +110,7 @@ def norm_mlp_residual(x: Tensor, y: Tensor, weight: Tensor | None, eps: float, f
 
 
 def lacking() -> str:
-    """What is missing here for these operators, as a sentence; empty if they can be used."""
+    """Say in a sentence what is missing here for these operators; empty if they can be used."""
     global _lacking
     if _lacking is None:
         if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):

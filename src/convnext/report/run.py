@@ -207,7 +207,7 @@ def _figures(folder: Path) -> list[str]:
 
 
 def _settings(config: dict, differences: Sequence[Difference] | None) -> list[str]:
-    """What differs from the recipe, and everything."""
+    """Settings that differ from the recipe, and all of them."""
     name, parts = config.get("name"), []
     if differences is None:
         parts.append(page.paragraph(f"The recipe {name} is not known here, so its differences cannot be shown."))

@@ -19,7 +19,7 @@ INFERENCE_MEMORY = "Give a smaller --batch or --image-size (batch= in Python), -
 
 @dataclass(frozen=True)
 class Advice:
-    """What helps when memory is used up, the options that are meant by it, and how to go on."""
+    """Advice for a memory that is used up: what helps, the options that are meant by it, and how to go on."""
 
     memory: str
     workers: str
@@ -70,7 +70,7 @@ def memory_explained(advice: str) -> Iterator[None]:
 
 
 def hung(world: World, where: str) -> str:
-    """What is said when the data, or another process, did not answer for the world's timeout."""
+    """Say that the data, or another process, did not answer for the world's timeout."""
     return (
         f"Nothing came for {world.timeout:g} minutes (--runtime.timeout) in {where}: a data loading process or a file system "
         "hangs. The state is saved: look whether the images can be read, and give the same command to continue."

@@ -41,7 +41,7 @@ class Labels:
         return f"{len(values)} classes' values from {values[0]} to {values[-1]}, and {also} for ignored pixels"
 
     def remedy(self, unknown: list[int]) -> str:
-        """What helps where the only value without a meaning is one above the last class: classes that are counted from 1."""
+        """Advice for where the only value without a meaning is one above the last class: classes that are counted from 1."""
         last = int(np.flatnonzero((self.table >= 0) & (self.table < IGNORED))[-1])
         if unknown != [last + 1] or self.table[0] != 0:
             return ""

@@ -28,7 +28,7 @@ SHARE = 0.8
 
 @dataclass(frozen=True)
 class CachePlan:
-    """What a cache will be.
+    """Plan of a cache.
 
     Attributes:
         kind: "ram" or "disk"; side: images have at most side x side pixels.
@@ -56,7 +56,7 @@ class CachePlan:
 
 
 def plan_cache(runtime: Runtime, images: Any, fingerprint: str) -> CachePlan:
-    """What the cache of these training images will be."""
+    """Plan what the cache of these training images will be."""
     side, (mean, scaled) = runtime.cache_side, _sizes(images, runtime.cache_side)
     size, file = int(mean * len(images)), None
     if runtime.cache == "ram":

@@ -214,7 +214,7 @@ def split(channels: int) -> tuple[int, int]:
 
 
 class Device(NamedTuple):
-    """What of a device the choice of tiles depends on: bytes of shared memory that a program may have, and its name."""
+    """Facts about a device on which the choice of tiles depends: bytes of shared memory that a program may have, and its name."""
 
     shared: int
     name: str
