@@ -14,7 +14,7 @@ from convnext.errors import ConvNextError
 from convnext.models.convnext import ConvNeXt
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks, recompute_hidden
-from convnext.ops import backend
+from convnext.ops import backend, onednn
 from interpreter import interpreted, run_cases
 
 SIDE = 32  # of the images; the interpreter takes seconds for each, so default cases are isotropic: 2 x 2 pixels
@@ -289,6 +289,18 @@ def test_deployed_in_fp32_equals_the_model(kind, layer_scale):
             for key, y in deployed.feature_maps(x).items():
                 assert relative(y, model.feature_maps(x)[key].detach()) < 1e-5
     assert not deployed(x).requires_grad
+
+
+def test_a_type_that_the_processor_has_but_multiplies_slowly_is_not_taken(monkeypatch):
+    model = build().eval()
+    monkeypatch.setattr(onednn, "bf16", lambda: True)
+    for faster, precision, why in ((True, "bf16", "multiplies bf16"), (False, "fp32", "fp32 faster than bf16")):
+        monkeypatch.setattr(onednn, "_bf16_faster", lambda faster=faster: faster)
+        deployed = model.deploy()
+        assert deployed.precision == precision
+        assert why in deployed.why
+    monkeypatch.setattr(onednn, "bf16", lambda: False)
+    assert "no arithmetic for bf16" in model.deploy().why
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2, 4])

@@ -45,7 +45,7 @@ def deploy(
     """An inference copy of a ConvNeXt or isotropic ConvNeXt: same inputs and outputs, same device, no gradients.
 
     Args:
-        precision: fp32, bf16 (weights and activations), auto: bf16 where the processor multiplies it, else fp32; or int8 on
+        precision: fp32, bf16 (weights and activations), auto: bf16 where the processor multiplies it faster, else fp32; or int8 on
             a CPU: products in the blocks of bytes, all else as in auto. Where int8 is not possible the copy is that of auto,
             and its `why` says so.
         calibration: for int8: normalised images (N,3,H,W), or a list of (3,H,W), like those of the task; a hundred or more.
@@ -113,5 +113,7 @@ def choose(precision: str, device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
         fast, what = torch.cuda.get_device_capability(device) >= (8, 0), "this GPU"
     else:
-        fast, what = device.type == "cpu" and onednn.bf16(), "this processor"
+        fast, what = device.type == "cpu" and onednn.bf16_pays(), "this processor"
+        if device.type == "cpu" and onednn.bf16() and not fast:
+            return "fp32", f"{what} multiplies fp32 faster than bf16"
     return ("bf16", f"{what} multiplies bf16") if fast else ("fp32", f"{what} has no arithmetic for bf16")

@@ -12,6 +12,7 @@ Legend: M rows, K N features in and out, B batch, H W height and width, C channe
 
 import math
 from functools import cache
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from convnext.ops.backend import Form
 from convnext.ops.rule import observed
 
 ROWS = 1024  # oneDNN picks the packed order for a number of rows; one in the middle of what a network has
+PAYS = 0.8  # of fp32's time; processors are at about 0.5, or above 1
 TILE_BYTES = 4 * 2**20  # of a hidden layer that is made and used up piece by piece, without leaving the cache
 
 
@@ -79,10 +81,33 @@ def _trial(dtype: torch.dtype) -> bool:
 
 @cache
 def bf16() -> bool:
-    """True if the processor multiplies bf16 by itself, so that it is faster than fp32."""
+    """True if the processor multiplies bf16 by itself."""
     return torch.backends.mkldnn.is_available() and bool(
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
+
+
+def bf16_pays() -> bool:
+    """True if it does so faster than fp32, by a trial of some hundredths of a second.
+
+    Not all do: a Xeon with AVX-512's bf16 and without AMX multiplies fp32 half as fast again.
+    """
+    return bf16() and (observed() or _bf16_faster())  # a trial would be observed too
+
+
+@cache
+def _bf16_faster() -> bool:
+    def seconds(dtype: torch.dtype) -> float:
+        rows, weight = torch.ones(392, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
+        took = []
+        for _ in range(4):  # the first makes oneDNN's code
+            began = perf_counter()
+            F.linear(rows, weight)
+            took.append(perf_counter() - began)
+        return min(took)
+
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        return seconds(torch.bfloat16) < PAYS * seconds(torch.float32)
 
 
 def pack_linear(weight: Tensor) -> Tensor:
