@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import uvicorn
 
@@ -51,7 +52,17 @@ class Server(uvicorn.Server):
         for each in sockets or []:
             each.listen(0)  # who comes now comes again and is told that nobody listens; closing would cut who waits
         await asyncio.sleep(ACCEPT)
+        late = [connection for each in sockets or [] for connection in waiting(each)]
+        for server in self.servers:
+            server.close()  # at once: whoever waited by now would be cut
+        for connection in late:
+            await asyncio.get_running_loop().connect_accepted_socket(self.make_protocol, connection)
         await super().shutdown(sockets)
+
+    def make_protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes one for each connection that its listening sockets accept."""
+        protocol: Any = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _drain(self, *_: object) -> None:
         now = time.monotonic()
@@ -69,6 +80,16 @@ class Server(uvicorn.Server):
             idle = not self.service.active and (since > LINGER or not self.server_state.connections)
             self.should_exit |= idle or since > self.service.limits.drain
         return await super().on_tick(counter)
+
+
+def waiting(listening: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted."""
+    found = []
+    with suppress(OSError):
+        listening.setblocking(False)
+        while True:
+            found.append(listening.accept()[0])
+    return found
 
 
 def reload_all(service: Service) -> None:

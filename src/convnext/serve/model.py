@@ -19,6 +19,7 @@ from convnext.errors import ConvNextError
 from convnext.serve.batcher import Batcher, TooLate
 from convnext.serve.metrics import Metrics
 from convnext.serve.options import Options
+from convnext.serve.threads import in_passing, model_thread
 from convnext.task.inputs import Input, from_memory
 from convnext.task.results import Failure, Prediction
 from convnext.task.spec import Loaded, Prepared, TaskSpec
@@ -94,7 +95,7 @@ class Served:
 
     def __post_init__(self) -> None:
         limits = self.options.limits
-        self._own = ThreadPoolExecutor(1, f"model-{self.name}")
+        self._own = model_thread(self.name)
         self._reloading = threading.Lock()
 
         def observe(images: int, seconds: float) -> None:
@@ -168,7 +169,7 @@ class Served:
             ConvNextError: it cannot be loaded, or its answers are no sound ones; the model before stays.
         """
         with self._reloading:
-            self.version = open_version(self.options, self.name, self.version.number + 1)
+            self.version = in_passing(open_version, self.options, self.name, self.version.number + 1)
             self.metrics.reloads.labels(self.name).inc()
             return self.version
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from convnext import tasks
@@ -16,6 +14,7 @@ from convnext.serve.body import Bodies, Disconnected, Refused
 from convnext.serve.metrics import Metrics
 from convnext.serve.model import Served, Version, open_version
 from convnext.serve.options import Options
+from convnext.serve.threads import image_threads, in_passing
 from convnext.task.inputs import Input
 from convnext.task.results import Prediction
 
@@ -34,9 +33,10 @@ class Service:
         self.metrics, self.bodies = Metrics(), Bodies()
         self.active, self.draining = 0, False
         self.reload_elsewhere: Callable[[], None] | None = None
-        self.pool = ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "images")
+        self.pool = image_threads()
         self.models = {
-            name: Served(name, options, self.metrics, self.pool, open_version(options, name)) for name in options.models
+            name: Served(name, options, self.metrics, self.pool, in_passing(open_version, options, name))
+            for name in options.models
         }
         check_options(options, self.models.values())
         for name, served in self.models.items():
