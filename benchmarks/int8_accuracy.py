@@ -6,12 +6,15 @@
 Each run is exported in both formats with the defaults of `convnext export` (calibrated on its training images, layers spared
 until 99 % of its held-out images agree) and evaluated on its held-out images. `--random`: networks with random weights and
 without LayerScale, which would hide all errors; the mean square error of their logits on drawn scenes, as a share of the
-logits' own mean square, with nothing spared beyond what each format always spares.
+logits' own mean square, with nothing spared beyond what each format always spares; and the seconds from `convnext.load` of their
+files to a first answer, beside those of the weights that they were made of (in bf16 or fp32).
 """
 
 import argparse
 import os
 import platform
+import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -75,14 +78,40 @@ def of_random(name: str, folder: Path) -> dict:
     transform, scenes = SPEC.transform(loaded), drawn(224, CALIBRATED + MEASURED)
     images = [transform(scenes.image(i)) for i in range(len(scenes))]
     x = torch.stack(images[CALIBRATED:])
-    row: dict[str, Any] = {"model": name, "bf16": error([module(x)], [module.deploy("bf16")(x)])}
+    row: dict[str, Any] = {
+        "model": name,
+        "bf16": error([module(x)], [module.deploy("bf16")(x)]),
+        "seconds_to_answer": {},
+    }
+    weights = {"task": SPEC.name, "preprocess": {"size": 224, "crop_ratio": 0.875}}
+    row["seconds_to_answer"]["weights"] = seconds_to_answer(
+        convnext.save_weights(module, folder / "m.safetensors", metadata=weights)
+    )
     for format, end in FORMATS.items():
         metadata = describe(SPEC, loaded, format, "int8", batch=MEASURED, size=(224, 224))
         network, _ = int8.quantize(module, metadata, images[:CALIBRATED], lambda network, kept: 100.0, 0.0)
         file = folder / f"{name}.{end}"
         backend_of(format).save(network, file, metadata)
         row[format] = error([module(x)], [opened(file, metadata)(x)])
+        row["seconds_to_answer"][format] = seconds_to_answer(file)
     return row
+
+
+ANSWER = """
+import sys, time
+import numpy, torch, convnext
+picture = numpy.zeros((224, 224, 3), numpy.uint8)
+began = time.perf_counter()
+convnext.load(sys.argv[1], device="cpu").predict(picture)
+print(time.perf_counter() - began)
+"""
+
+
+def seconds_to_answer(file: Path) -> float:
+    """From `convnext.load` of a file to its first answer, PyTorch imported: the median of three new processes."""
+    command = [sys.executable, "-c", ANSWER, str(file)]
+    taken = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
+    return round(statistics.median(taken), 2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -242,7 +242,7 @@ class Server:
                 continue
         return round(total / 1000, 1)
 
-    def workers(self) -> list[int]:
-        """Processes with a model, which compute the most; the busiest first."""
+    def workers(self, least: float = 1.0) -> list[int]:
+        """Processes with a model, which compute the most, for some seconds at least; the busiest first."""
         used = sorted(((self.cpu([pid]), pid) for pid in self.pids()[1:]), reverse=True)
-        return [pid for seconds, pid in used[: 2 if self.kind == "convnext" else 1] if seconds > 1]
+        return [pid for seconds, pid in used[: 2 if self.kind == "convnext" else 1] if seconds > least]

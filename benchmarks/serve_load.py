@@ -37,6 +37,7 @@ KINDS = ("convnext", "litserve", "fastapi")
 CLIENTS = (1, 8, 64)
 ROUNDS = 1
 PAUSE = 0.1  # seconds
+STARTED = 6  # seconds of a core that a worker has used once it answers
 KNOBS = (
     "", "--max-batch 1", "--max-batch 4", "--max-batch 64", "--max-wait-ms 0", "--max-wait-ms 50", "--queue 16", "--workers 2"
 )  # fmt: skip
@@ -221,7 +222,10 @@ class Bench:
         return found
 
     async def kills(self) -> dict:
-        """SIGKILL of one of two workers every 5 s for 60 s, under 8 clients; LitServe: of its one inference worker, 20 s."""
+        """SIGKILL of one of two workers every 5 s for 60 s, under 8 clients; LitServe: of its one inference worker, 20 s.
+
+        A kill waits until the worker that replaces the one before has answered for a while, if that takes longer.
+        """
         found = {}
         for kind, seconds, options in (("convnext", 60, ("--workers", "2")), ("litserve", 20, ())):
             with self.server(kind, "small", *options) as server:
@@ -232,6 +236,8 @@ class Bench:
                 for _ in range(round(seconds * self.scale / 5)):
                     await asyncio.sleep(5)
                     workers = server.workers()
+                    while kind == "convnext" and len(workers := server.workers(STARTED)) < 2:
+                        await asyncio.sleep(0.2)
                     if workers:
                         os.kill(int(chance.choice(workers)), signal.SIGKILL)
                         kills.append(time.monotonic())

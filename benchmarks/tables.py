@@ -392,12 +392,17 @@ TABLES = {
     "overfit_segmentation": overfit,
     "overfit_mask_rcnn": overfit,
     "overfit_cascade_mask_rcnn": overfit,
-} | runpy.run_path(str(Path(__file__).with_name("int8_tables.py")))["TABLES"]
+}
+for more in ("int8_tables.py", "small_data_tables.py"):
+    TABLES |= runpy.run_path(str(Path(__file__).with_name(more)))["TABLES"]
 
 
 FILES = {
     "cpu_ready": "cpu_compile",
     "cpu_int8_ready": "cpu_int8",
+    "small_data_slice": "small_data",
+    "small_data_whole": "small_data",
+    "small_data_long_tail": "small_data",
     "serve_rivals": "serve",
     "serve_knobs": "serve",
     "serve_faults": "serve",

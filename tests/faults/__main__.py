@@ -2,7 +2,7 @@
 
 python -m tests.faults                    # what is not in the file yet, or did not survive
 python -m tests.faults --fresh            # everything
-python -m tests.faults --fresh -k kill    # some of it; other words go to pytest too
+python -m tests.faults --fresh -k kill    # some of it; other words go to pytest too; -n 0: one scenario after the other
 """
 
 import os
@@ -17,4 +17,4 @@ if __name__ == "__main__":
     if "--fresh" in words:
         words.remove("--fresh")
         os.environ["CONVNEXT_FAULTS_FRESH"] = "1"
-    sys.exit(pytest.main(["-n", "0", "-m", "faults", str(root / "tests" / "faults"), *words]))
+    sys.exit(pytest.main(["-n", "2", "--dist", "worksteal", "-m", "faults", str(root / "tests" / "faults"), *words]))

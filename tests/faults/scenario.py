@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from convnext.files import replace_text
 
@@ -74,14 +76,15 @@ def _commit() -> str:
 def _write(path: Path, now: Scenario, seconds: float) -> None:
     import torch
 
-    result = _read(path)
-    result["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"
-    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
     row = {"what": now.what, "tried": now.tried, "survived": now.survived, "seconds": round(seconds, 1)}
     row |= {"date": date.today().isoformat(), "commit": _commit()} | ({"note": now.note} if now.note else {})
     row |= {"lost": [each.splitlines()[0][:200] for each in now.lost[:10]]} if now.lost else {}
-    result["scenarios"][now.name] = row
-    replace_text(path, json.dumps(result, indent=1) + "\n")
+    with FileLock(Path(tempfile.gettempdir()) / f"{path.stem}.lock"):  # the suite runs in two processes
+        result = _read(path)
+        result["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"
+        result["versions"] = {"python": platform.python_version(), "torch": torch.__version__.partition("+")[0]}
+        result["scenarios"][now.name] = row
+        replace_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def sizes(short: int, full: int) -> pytest.MarkDecorator:

@@ -58,10 +58,10 @@ class Serve:
 
 
 def run(argv: list[str]) -> int:
-    # Threads of a batch that wait for each other spin for half a millisecond, enough for the next loop of the network, and sleep:
-    # longer, they take the cores that decode the next images. OpenMP reads it when PyTorch is imported.
+    # Threads of a batch that wait for each other spin for some tenths of a millisecond, until the network's next loop, and then
+    # sleep: longer, they take the cores that decode the next images. OpenMP reads it when PyTorch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     require_model(argv, "serve")
     arguments: Any = parse(with_task_options(Serve, "predict_options"), argv, "serve", DESCRIPTION)
 
