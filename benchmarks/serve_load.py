@@ -2,6 +2,7 @@
 
     python benchmarks/serve_load.py rivals latency overload --out results/serve.json     # parts in turn; the file keeps the others
 
+Set OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=5000, as `convnext serve` does by itself, to give the others the same.
 The model is a ConvNeXt-Atto at 224 px with random weights, the requests are JPEG files of 500 x 375 pixels; `drift` takes a
 network of 32 px. Load generator and server share this machine's cores, so all rates are rates of both together.
 Needs `pip install litserve` for the parts rivals, overload, slow and kills.
@@ -372,7 +373,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)
     facts = environment(torch.device("cpu")) | {"command": f"python benchmarks/serve_load.py {' '.join(PARTS)}"}
-    facts["environment"] = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "")}
+    facts["environment"] = {name: os.environ.get(name, "") for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     for name in ("uvicorn", "starlette", "litserve", "fastapi", "uvloop"):
         try:
             facts["versions"][name] = version(name)
