@@ -28,6 +28,7 @@ from convnext.benchmark.ceilings import copy_bandwidth
 from convnext.benchmark.gpu_state import gpu_state
 from convnext.benchmark.rows import environment
 from convnext.benchmark.throughput import reason, spread
+from convnext.models.block import Block, Blocks
 from convnext.ops import depthwise_norm, mlp, patchify
 from convnext.ops.backend import backend
 
@@ -125,9 +126,10 @@ class Bench:
 
 def smoke(bench: Bench) -> None:
     """Each kernel, forward and every gradient, against fp64: a bf16 and an fp32 residual, hidden layer kept and made again."""
+    mlps = [(f"mlp {form}", perceived(form)) for form in FORMS]
     for channels in SMOKE if bench.real else (16, 40):
         shape = (2, 9, 11, channels)
-        for what, run in (("depthwise_norm", convolved), *((f"mlp {form}", perceived(form)) for form in FORMS)):
+        for what, run in (("depthwise_norm", convolved), *mlps, ("blocks autocast", chained)):
             poison(bench.device)
             row: dict[str, Any] = {"what": what, "channels": channels}
             try:
@@ -194,6 +196,19 @@ def perceived(form: str) -> Callable[[tuple[int, ...], torch.dtype, torch.device
         return with_gradients(("x", "y", "w1", "b1", "w2", "b2", "gamma"), (x, *given), out)
 
     return run
+
+
+def chained(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Two blocks in training, in bf16 by autocast, as in a network's stage: each is one operation, with a twin between them."""
+    torch.manual_seed(0)
+    blocks = Blocks(*(Block(shape[-1], layer_scale_init_value=1.0) for _ in range(2))).to(device)
+    low = dtype == torch.bfloat16
+    blocks = blocks if low else blocks.to(dtype)
+    (x,) = drawn(torch.float32 if low else dtype, device, (shape, 1))
+    with torch.autocast(device.type, dtype if low else None, enabled=low):
+        out = blocks(x)
+    parameters = dict(blocks.named_parameters())
+    return with_gradients(("x", *parameters), (x, *parameters.values()), out)
 
 
 def measure_depthwise(bench: Bench) -> None:

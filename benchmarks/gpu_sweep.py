@@ -1,9 +1,10 @@
-"""The fused MLP's tiles on a GPU, and the operations that a step's time goes to. Steps of `gpu_suite.py`, or by themselves.
+"""The fused MLP's tiles on a GPU, a block's training step, and where a step's time goes. Steps of `gpu_suite.py`, or by themselves.
 
-    python benchmarks/gpu_sweep.py sweep|profile --out DIR [--device cuda]
+    python benchmarks/gpu_sweep.py sweep|blocks|profile --out DIR [--device cuda]
 
 sweep times every tile that fits and writes the best to tiles.json, which belongs into `src/convnext/ops/_triton/`: no user's
-run tunes anything. profile writes the 25 longest kernels of a training step and of a deployed forward pass.
+run tunes anything. blocks times the block in training as one operation, as two and as PyTorch's own. profile writes the 25
+longest kernels of a training step and of a deployed forward pass.
 """
 
 import json
@@ -12,6 +13,8 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,11 +23,13 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from gpu_kernels import Bench, main, microseconds
+from gpu_kernels import Bench, main, microseconds, rows_of
 from torch.profiler import ProfilerActivity, profile
 
 import convnext
 from convnext.benchmark.throughput import reason
+from convnext.models.block import Block, Blocks
+from convnext.ops.backend import backend
 
 TILES = tuple(product((64, 128, 256), (32, 64), (4, 8), (2, 3)))  # BM, BH, warps, stages
 
@@ -78,11 +83,13 @@ def launcher(c: int, form: str, tile: Any, bench: Bench, rows: int | None = None
     w1, w2 = (torch.randn(s, device=bench.device, dtype=torch.bfloat16) * c**-0.5 for s in ((4 * c, c), (c, 4 * c)))
     options = dict(zip(("C", "C0", "C1"), (c, *kernels.split(c)), strict=True)) | tile._asdict()
 
+    trains = form != "inference"  # then with the twin of the output, as between the blocks of a stage
+
     def call(_=None):
         if not bench.real:
             return
         with patch.object(kernels, "fused_tiles", lambda *_: options | {"enable_fp_fusion": True}):
-            kernels.forward(x, y, w1, vectors[0], w2, vectors[1], vectors[2], None, form != "inference")
+            kernels.forward(x, y, w1, vectors[0], w2, vectors[1], vectors[2], None, trains, pair=trains)
 
     return call
 
@@ -93,6 +100,29 @@ def compile_tile(task: tuple) -> None:
         launcher(*task, Bench("cuda", Path(os.devnull), math.inf), rows=256)()
     except Exception as failure:  # the same failure is a row later
         print(task, reason(failure), flush=True)
+
+
+def measure_blocks(bench: Bench) -> None:
+    """A training step of three blocks under autocast: as one operation each, as two, and in PyTorch's own operations."""
+    from convnext.ops import whole_block
+
+    never = replace(whole_block.WHOLE, pays=lambda x: False)
+    ways = {"parts": ("reference", never)}
+    if bench.real:
+        ways |= {"one operation": ("auto", whole_block.WHOLE), "two operations": ("auto", never)}
+    for side, channels in bench.stages:
+        shape = (bench.settings["batch"], side, side, channels)
+        blocks = Blocks(*(Block(channels) for _ in range(3))).to(bench.device)
+        xs = [x.detach().float().requires_grad_() for x in bench.rotated(shape)[:2]]
+        grads = [x.detach() for x in xs]
+
+        def run(x, how, form, blocks=blocks):
+            with backend(how), patch.object(whole_block, "WHOLE", form), torch.autocast(x.device.type, torch.bfloat16):
+                return blocks(x)
+
+        cases = {name: (partial(run, how=how, form=form), True, 0) for name, (how, form) in ways.items()}
+        found = bench.time_in_turn(cases, xs, grads, tuple(blocks.parameters()))
+        bench.add(*rows_of({f"{name}, forward and backward": t for name, t in found.items()}, shape))
 
 
 def profiled(bench: Bench) -> None:
@@ -139,4 +169,4 @@ def report(bench: Bench, what: str, call: Callable[[], None], calls: int = 3) ->
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:], __doc__, {"sweep": sweep, "profile": profiled})
+    main(sys.argv[1:], __doc__, {"sweep": sweep, "blocks": measure_blocks, "profile": profiled})

@@ -125,7 +125,7 @@ def case_parts():
     model, x = build("isotropic").eval(), images()
     runs = []
     for block in model.blocks:
-        block.forward_fused = lambda x, inner=block.forward_fused: runs.append(1) or inner(x)
+        block.forward_pair = lambda *given, inner=block.forward_pair: runs.append(1) or inner(*given)
     with backend.backend("triton"):
         expected = model(x)
         assert len(runs) == 2
@@ -164,13 +164,48 @@ def case_memory():
     assert kept[""] - kept["hidden"] == 2 * (2 * 2 * 2) * 4 * 40  # blocks, pixels, elements
 
 
+def case_stream():
+    """The residual stream under autocast has the dtype that PyTorch's own operations give it: fp32 with LayerScale."""
+    for scaled in (True, False):
+        block = build("isotropic", layer_scale=scaled).blocks[0]
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(1, 2, 2, 40).to(dtype)
+            for grad in (True, False):
+                with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
+                    with backend.backend("triton"):
+                        found = block(x)
+                    with backend.backend("reference"):
+                        assert found.dtype == block(x).dtype, (scaled, dtype, grad)
+
+
+def case_pairs():
+    """Blocks hand each other twins under autocast in training, and the bits are those of blocks called one by one, rounded once."""
+    model, x = build("isotropic"), torch.randn(1, 2, 2, 40)
+    with backend.backend("triton"), torch.autocast("cpu", torch.bfloat16):
+        one = model.blocks(x)
+        other = x
+        for block in model.blocks:
+            other = block(other)
+        assert torch.allclose(one, other, rtol=2**-6, atol=2**-6)
+        seen = []
+        for block in model.blocks:
+            block.forward_pair = lambda *given, inner=block.forward_pair: seen.append(given[1:]) or inner(*given)
+        model.blocks(x)
+        (first, pair), (second, last) = seen
+        assert (first, pair, second.dtype, last) == (None, True, torch.bfloat16, False)
+        seen.clear()
+        with torch.no_grad():
+            model.blocks(x)
+        assert seen == [(None, True), (None, False)]
+
+
 def case_thread():
     """Blocks that run again take the backend of their first run, though the backward pass comes after its `with`."""
     model, x = build("isotropic", recompute="blocks"), images()
     with backend.backend("triton"):
         loss = model(x).sum()
     calls, block = [], model.blocks[0]
-    block.forward_fused = lambda x, inner=block.forward_fused: calls.append(1) or inner(x)
+    block.forward_pair = lambda *given, inner=block.forward_pair: calls.append(1) or inner(*given)
     loss.backward()
     assert calls == [1]
 

@@ -15,10 +15,9 @@ from convnext.errors import ConvNextError
 from convnext.models.drop_path import drop_path, drop_path_scale
 from convnext.ops.backend import TRITON
 from convnext.ops.depthwise import depthwise_module, unchanged
-from convnext.ops.depthwise_norm import depthwise_norm
-from convnext.ops.mlp import compute_dtype, mlp_residual
 from convnext.ops.onednn import ONEDNN
-from convnext.ops.rule import intact
+from convnext.ops.rule import intact, unwatched
+from convnext.ops.whole_block import whole_block
 
 
 def layer_norm(channels: int) -> nn.Module:
@@ -97,17 +96,49 @@ class Block(nn.Module):
         )
 
     def forward_fused(self, x: Tensor) -> Tensor:
-        """The block as two operations of `ops`."""
-        y = x.to(compute_dtype(x))
+        """The block as operations of `ops`."""
+        return self.forward_pair(x, None, False)[0]
+
+    def forward_pair(self, x: Tensor, twin: Tensor | None, pair: bool) -> tuple[Tensor, Tensor | None]:
+        """The same with twins on both sides, see `ops.whole_block`; between blocks only."""
         norm = self.norm
         assert isinstance(norm, nn.LayerNorm)  # `stock` made sure
-        y = depthwise_norm(y, self.dwconv.weight, self.dwconv.bias, norm.weight, norm.bias, norm.eps)
         scale = drop_path_scale(x, self.drop_path_rate, self.training)
-        weights = self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias
-        return mlp_residual(x, y, *weights, self.gamma, scale, recompute=self.recompute_hidden)
+        conv = self.dwconv.weight, self.dwconv.bias
+        linear = self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias
+        affine = norm.weight, norm.bias, norm.eps
+        return whole_block(x, twin, conv, affine, linear, self.gamma, scale, self.recompute_hidden, pair)
 
     def extra_repr(self) -> str:
         return f"drop_path_rate={self.drop_path_rate:.3f}, layer_scale={self.gamma is not None}"
+
+
+class Blocks(nn.Sequential):
+    """Modules one after the other, on (B, H, W, C). Blocks in training on a GPU hand each other their output twice.
+
+    Once as it is and once in the dtype of the products (`ops.whole_block`); the output alone from or to a block that is watched
+    or changed, or a module of another class.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) both ways."""
+        modules = list(self._modules.values())
+        if not modules or type(modules[0]) is not Block or not TRITON.takes(x):
+            return super().forward(x)
+        chain = [joins(module) for module in modules]
+        twin = None
+        for module, joined, follows in zip(modules, chain, [*chain[1:], False], strict=True):
+            if joined and TRITON.takes(x):
+                x, twin = module.forward_pair(x, twin, follows)
+            else:
+                x, twin = module(x), None
+        return x
+
+
+def joins(module: nn.Module) -> bool:
+    """True for a stock `Block` whose call is its `forward` and nothing else."""
+    compiled = module.__dict__.get("_compiled_call_impl")  # by its own `compile`
+    return type(module) is Block and unwatched(module) and compiled is None and module.stock()
 
 
 _filled_later = ContextVar("filled_later", default=False)

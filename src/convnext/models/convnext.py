@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.models.block import Block, check_image, init_weights, make_head, scale_head
+from convnext.models.block import Block, Blocks, check_image, init_weights, make_head, scale_head
 from convnext.models.deploy import Deployable
 from convnext.models.drop_path import drop_path_rates
 from convnext.models.outputs import CLASSIFIER
@@ -112,7 +112,7 @@ class ConvNeXt(Deployable):
             )
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
         self.stages = nn.ModuleList(
-            nn.Sequential(*(block(dim, next(rates), layer_scale_init_value) for _ in range(depth)))
+            Blocks(*(block(dim, next(rates), layer_scale_init_value) for _ in range(depth)))
             for depth, dim in zip(depths, dims, strict=True)
         )
         if num_classes is None:

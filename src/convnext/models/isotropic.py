@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError
-from convnext.models.block import Block, check_image, init_weights, make_head, scale_head
+from convnext.models.block import Block, Blocks, check_image, init_weights, make_head, scale_head
 from convnext.models.deploy import Deployable
 from convnext.models.drop_path import drop_path_rates
 from convnext.models.outputs import CLASSIFIER
@@ -72,7 +72,7 @@ class IsotropicConvNeXt(Deployable):
         super().__init__()
         self.depth, self.dim, self.num_classes, self.in_chans = depth, dim, num_classes, in_chans
         self.stem = nn.Conv2d(in_chans, dim, kernel_size=PATCH, stride=PATCH)
-        self.blocks = nn.Sequential(
+        self.blocks = Blocks(
             *(block(dim, rate, layer_scale_init_value) for rate in drop_path_rates(drop_path_rate, depth))
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)

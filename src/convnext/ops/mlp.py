@@ -135,7 +135,7 @@ def fused(x, y, w1, b1, w2, b2, gamma, scale, keep):
     weights = (w1.to(y.dtype).contiguous(), b1.contiguous(), w2.to(y.dtype).contiguous(), b2.contiguous())
     gamma, scale = (None if t is None else t.contiguous() for t in (gamma, scale))
     with torch.cuda.device_of(x):
-        out, z = mlp.forward(x.contiguous(), y.contiguous(), *weights, gamma, scale, keep)
+        out, z, _ = mlp.forward(x.contiguous(), y.contiguous(), *weights, gamma, scale, keep)
     return out, y.new_empty(0) if z is None else z
 
 

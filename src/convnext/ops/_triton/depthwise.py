@@ -57,13 +57,31 @@ def add_row(acc, pixels, w, channels, C: tl.constexpr, FLIP: tl.constexpr):
     return out
 
 
+@triton.jit
+def store_strip(acc, z_ptr, r_ptr, twin_ptr, row, x0, c, width, channels, C: tl.constexpr, EVEN: tl.constexpr):
+    """z = acc + r for the TW sums of a strip, once in z's dtype and once in the twin's; r and the twin may be None."""
+    z = z_ptr + row + x0 * C + c
+    if r_ptr is not None:
+        r = r_ptr + row + x0 * C + c
+    if twin_ptr is not None:
+        twin = twin_ptr + row + x0 * C + c
+    for i in tl.static_range(TW):
+        inside = channels if EVEN else channels & (x0 + i < width)
+        value = acc[i]
+        if r_ptr is not None:
+            value += tl.load(r + i * C, mask=inside, other=0.0).to(tl.float32)
+        tl.store(z + i * C, value.to(z_ptr.dtype.element_ty), mask=inside)
+        if twin_ptr is not None:
+            tl.store(twin + i * C, value.to(twin_ptr.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=["height", "width", "blocks_x", "eps"])
 def conv_kernel(
-    x_ptr, w_ptr, b_ptr, z_ptr, hat_ptr, rstd_ptr, g_ptr, nb_ptr, height, width, blocks_x, eps,
+    x_ptr, w_ptr, b_ptr, z_ptr, hat_ptr, rstd_ptr, g_ptr, nb_ptr, r_ptr, twin_ptr, height, width, blocks_x, eps,
     C: tl.constexpr, BC: tl.constexpr, P: tl.constexpr, CP: tl.constexpr,
     EVEN: tl.constexpr, FLIP: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """Two rows of P strips of one image, all channels: z = x * w + b, normalised if NORM (z = hat * g + nb)."""
+    """Two rows of P strips of one image, all channels: z = x * w + b + r, normalised if NORM (z = hat * g + nb)."""
     pid = tl.program_id(0)
     pairs = (height + 1) // 2
     start = pid % blocks_x * (P * TW)
@@ -97,14 +115,10 @@ def conv_kernel(
         for y in range(y0 + HALF + 1, min(y0 + HALF + 2, height)):  # the one that only the second sees
             pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN)
             second = add_row(second, pixels, w + (last + (K - 1) * step), channels, C, FLIP)
-        z = z_ptr + (image + y0) * stride + x0 * C + c
-        for i in tl.static_range(TW):
-            inside = channels if EVEN else channels & (x0 + i < width)
-            tl.store(z + i * C, first[i].to(z_ptr.dtype.element_ty), mask=inside)
+        row = (image + y0) * stride
+        store_strip(first, z_ptr, r_ptr, twin_ptr, row, x0, c, width, channels, C, EVEN)
         if y0 + 1 < height:
-            for i in tl.static_range(TW):
-                inside = channels if EVEN else channels & (x0 + i < width)
-                tl.store(z + stride + i * C, second[i].to(z_ptr.dtype.element_ty), mask=inside)
+            store_strip(second, z_ptr, r_ptr, twin_ptr, row + stride, x0, c, width, channels, C, EVEN)
     if NORM:
         tl.debug_barrier()  # what the other threads of this program wrote is read below
         PX: tl.constexpr = 1024 // CP if CP < 1024 else 1
@@ -204,12 +218,15 @@ def blocks(channels: int, width: int, elements: int) -> tuple[int, int]:
     return chunk, elements // chunk
 
 
-def conv_launch(x: Tensor, taps: Tensor, bias, z: Tensor, hat, rstd, g, nb, eps: float, *, flip: bool, norm: bool):
+def conv_launch(
+    x: Tensor, taps: Tensor, bias, z: Tensor, hat, rstd, g, nb, eps: float, *, flip: bool, norm: bool,
+    added: Tensor | None = None, twin: Tensor | None = None,
+):  # fmt: skip
     b, h, w, c = x.shape
     chunk, strips = blocks(c, w, 4 * 32 * WARPS)  # 4 channels a thread: loads of 8 bytes in bf16, 56 sums in registers
     blocks_x = triton.cdiv(w, int(TW) * strips)
     conv_kernel[(b * triton.cdiv(h, 2) * blocks_x,)](
-        x, taps, bias, z, hat, rstd, g, nb, h, w, blocks_x, eps,
+        x, taps, bias, z, hat, rstd, g, nb, added, twin, h, w, blocks_x, eps,
         C=c, BC=chunk, P=strips, CP=triton.next_power_of_2(c), EVEN=w % (int(TW) * strips) == 0, FLIP=flip, NORM=norm,
         num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
     )  # fmt: skip
@@ -241,6 +258,19 @@ def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     return dx
 
 
+def residual_gradient(
+    dy: Tensor, weight: Tensor, added: Tensor, dtype: torch.dtype, pair: bool
+) -> tuple[Tensor, Tensor | None]:
+    """`input_gradient` of dy (B,H,W,C) plus `added` (B,H,W,C), of any dtype, as `dtype`; if `pair`, in dy's dtype too."""
+    dx = torch.empty_like(dy, dtype=dtype)
+    twin = torch.empty_like(dy) if pair else None
+    if dx.numel():
+        conv_launch(
+            dy, transposed(weight), None, dx, None, None, None, None, 0.0, flip=True, norm=False, added=added, twin=twin
+        )  # fmt: skip
+    return dx, twin
+
+
 def weight_gradient(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """x, dy (B,H,W,C) -> gradients of the kernel (C,1,7,7) and the bias (C,), fp32; the same bits every time."""
     b, h, w, c = x.shape
@@ -260,11 +290,17 @@ def weight_gradient(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 SHAPES = ((96, 56), (192, 28), (384, 14), (768, 7), (2048, 7), (40, 56), (96, 50))  # (C, W); 50 is no multiple of 7
-POINTERS = ("x_ptr", "w_ptr", "b_ptr", "z_ptr", "hat_ptr", "rstd_ptr", "g_ptr", "nb_ptr")
-FORMS = {  # which pointers are None, and the flags
-    "inference": (("hat_ptr", "rstd_ptr", "g_ptr", "nb_ptr"), {"FLIP": False, "NORM": True}),
-    "training": ((), {"FLIP": False, "NORM": True}),
-    "input_gradient": (("b_ptr", "hat_ptr", "rstd_ptr", "g_ptr", "nb_ptr"), {"FLIP": True, "NORM": False}),
+POINTERS = ("x_ptr", "w_ptr", "b_ptr", "z_ptr", "hat_ptr", "rstd_ptr", "g_ptr", "nb_ptr", "r_ptr", "twin_ptr")
+FORWARD, GRADIENT = {"FLIP": False, "NORM": True}, {"FLIP": True, "NORM": False}
+FORMS = {  # which pointers are not None, those of the activations' dtype first, and the flags
+    "inference": ("x_ptr z_ptr", "w_ptr b_ptr", FORWARD),
+    "training": ("x_ptr z_ptr hat_ptr", "w_ptr b_ptr rstd_ptr g_ptr nb_ptr", FORWARD),
+    "input_gradient": ("x_ptr z_ptr", "w_ptr", GRADIENT),
+    # of a whole block: in bf16; under autocast, with a bf16 twin; and that of a stage's first block, whose x is fp32 or bf16
+    "residual_gradient": ("x_ptr z_ptr r_ptr", "w_ptr", GRADIENT),
+    "residual_gradient_pair": ("x_ptr twin_ptr", "w_ptr z_ptr r_ptr", GRADIENT),
+    "residual_gradient_single": ("x_ptr", "w_ptr z_ptr r_ptr", GRADIENT),
+    "residual_gradient_first": ("x_ptr z_ptr", "w_ptr r_ptr", GRADIENT),
 }
 
 
@@ -276,11 +312,13 @@ def variants() -> list[Variant]:
             chunk, strips = blocks(c, w, 4 * 32 * WARPS)
             even = w % (int(TW) * strips) == 0
             shape = {"C": c, "BC": chunk, "P": strips, "CP": triton.next_power_of_2(c), "EVEN": even}
-            for form, (absent, flags) in FORMS.items():
-                data = ("x_ptr", "z_ptr", "hat_ptr")
-                signature = {p: f"*{dtype}" if p in data else "*fp32" for p in POINTERS if p not in absent}
+            for form, (data, floats, flags) in FORMS.items():
+                if form.startswith("residual") and (dtype == "fp32" or c == 2048):
+                    continue
+                types = dict.fromkeys(data.split(), f"*{dtype}") | dict.fromkeys(floats.split(), "*fp32")
+                signature = {p: types[p] for p in POINTERS if p in types}
                 signature |= {"height": "i32", "width": "i32", "blocks_x": "i32", "eps": "fp32"}
-                constants = shape | flags | dict.fromkeys(absent)
+                constants = shape | flags | dict.fromkeys(p for p in POINTERS if p not in types)
                 found.append(Variant(f"depthwise_{form}_{dtype}_{c}x{w}", conv_kernel, signature, constants, WARPS, 1))
             chunk, strips = blocks(c, w, 2 * 32 * WARPS)
             constants = {"C": c, "BC": chunk, "P": strips, "EVEN": w % (int(TW) * strips) == 0}

@@ -65,8 +65,8 @@ def normal_cdf(z, EXACT: tl.constexpr):
 
 
 @triton.jit
-def write(acc, x_, b2_, gamma_, scale_, out_, m, c, M, P, C):
-    """out = x + scale * gamma * (acc + b2), for the rows m and channels c of a tile."""
+def write(acc, x_, b2_, gamma_, scale_, out_, twin_, m, c, M, P, C):
+    """out = x + scale * gamma * (acc + b2), for the rows m and channels c of a tile; the same rounded unless twin_ is None."""
     o = acc + tl.load(b2_ + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     if gamma_ is not None:
         o *= tl.load(gamma_ + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
@@ -76,23 +76,25 @@ def write(acc, x_, b2_, gamma_, scale_, out_, m, c, M, P, C):
     inside = (m < M)[:, None] & (c < C)[None, :]
     o += tl.load(x_ + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ + at, o.to(out_.dtype.element_ty), mask=inside)
+    if twin_ is not None:
+        tl.store(twin_ + at, o.to(twin_.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def finish(acc, x_, b2_, gamma_, scale_, out_, m, first, M, P, C, BM: tl.constexpr, BC: tl.constexpr):
+def finish(acc, x_, b2_, gamma_, scale_, out_, twin_, m, first, M, P, C, BM: tl.constexpr, BC: tl.constexpr):
     """`write` the BC channels from `first`, a wide tile one half after the other: the whole of x would spill registers."""
     if BC < 64:
-        write(acc, x_, b2_, gamma_, scale_, out_, m, first + tl.arange(0, BC), M, P, C)
+        write(acc, x_, b2_, gamma_, scale_, out_, twin_, m, first + tl.arange(0, BC), M, P, C)
     else:
         a, b = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BC // 2)), (0, 2, 1)))
         c = first + tl.arange(0, BC // 2)
-        write(a, x_, b2_, gamma_, scale_, out_, m, c, M, P, C)
-        write(b, x_, b2_, gamma_, scale_, out_, m, c + BC // 2, M, P, C)
+        write(a, x_, b2_, gamma_, scale_, out_, twin_, m, c, M, P, C)
+        write(b, x_, b2_, gamma_, scale_, out_, twin_, m, c + BC // 2, M, P, C)
 
 
 @triton.jit(do_not_specialize=["M", "P"])
 def fused_forward(
-    x_, y_, w1_, b1_, w2_, b2_, gamma_, scale_, out_, z_, M, P,
+    x_, y_, w1_, b1_, w2_, b2_, gamma_, scale_, out_, twin_, z_, M, P,
     C: tl.constexpr, C0: tl.constexpr, C1: tl.constexpr, BM: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
     """The whole of it for BM rows; z_ is None unless the pre-activation (M,4C) is to be kept."""
@@ -122,9 +124,9 @@ def fused_forward(
         if C1:
             w = tl.load(w2_ + c1[:, None] * (4 * C) + h[None, :], mask=(c1 < C)[:, None], other=0.0)
             acc1 = dot(a, w, acc1)
-    finish(acc0, x_, b2_, gamma_, scale_, out_, m, 0, M, P, C, BM, C0)
+    finish(acc0, x_, b2_, gamma_, scale_, out_, twin_, m, 0, M, P, C, BM, C0)
     if C1:
-        finish(acc1, x_, b2_, gamma_, scale_, out_, m, C0, M, P, C, BM, C1)
+        finish(acc1, x_, b2_, gamma_, scale_, out_, twin_, m, C0, M, P, C, BM, C1)
 
 
 @triton.jit
@@ -172,13 +174,13 @@ def expand(
 
 @triton.jit(do_not_specialize=["M", "P"])
 def project(
-    a_, w2_, x_, b2_, gamma_, scale_, out_, M, P, C: tl.constexpr,
+    a_, w2_, x_, b2_, gamma_, scale_, out_, twin_, M, P, C: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """out (M,C) = x + scale * gamma * (a w2^T + b2)."""
     _, m, first = tile(M, C, BM, BN)
     acc = product(a_, w2_, m, first + tl.arange(0, BN), M, C, 4 * C, BM, BN, BK)
-    finish(acc, x_, b2_, gamma_, scale_, out_, m, first, M, P, C, BM, BN)
+    finish(acc, x_, b2_, gamma_, scale_, out_, twin_, m, first, M, P, C, BM, BN)
 
 
 class Tile(NamedTuple):
@@ -270,26 +272,31 @@ def product_tiles(dtype: torch.dtype, columns: int = 128) -> dict[str, int]:
 
 def forward(
     x: Tensor, y: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gamma: Tensor | None, scale: Tensor | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """(out like x, pre-activation (M,4C) of y's dtype if `keep`); w1 and w2 have y's dtype, all are contiguous."""
+    keep: bool, dtype: torch.dtype | None = None, pair: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """(out like x, or of `dtype`; pre-activation (M,4C) of y's dtype if `keep`; out in y's dtype if `pair`).
+
+    w1 and w2 have y's dtype, all are contiguous.
+    """
     channels, rows = y.shape[-1], y.numel() // y.shape[-1]
     pixels = rows // max(len(y), 1)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=dtype)
+    twin = torch.empty_like(y) if pair else None
     z = y.new_empty(rows, 4 * channels) if keep else None
     if rows == 0:
-        return out, z
+        return out, z, twin
+    last = (b2, gamma, scale, out, twin)
     if channels <= FUSED:
-        form = "training" if keep or x.dtype != y.dtype else "inference"
+        form = "training" if keep or out.dtype != y.dtype else "inference"
         options = fused_tiles(channels, y.dtype, form, device_of(y.device))
         grid = (triton.cdiv(rows, options["BM"]),)
-        fused_forward[grid](x, y, w1, b1, w2, b2, gamma, scale, out, z, rows, pixels, **options)
-        return out, z
+        fused_forward[grid](x, y, w1, b1, w2, *last, z, rows, pixels, **options)
+        return out, z, twin
     hidden = y.new_empty(rows, 4 * channels)
     options = product_tiles(y.dtype)
     expand[tiles(rows, 4 * channels, options)](y, w1, b1, hidden, z, rows, channels, **options)
-    project[tiles(rows, channels, options)](hidden, w2, x, b2, gamma, scale, out, rows, pixels, channels, **options)
-    return out, z
+    project[tiles(rows, channels, options)](hidden, w2, x, *last, rows, pixels, channels, **options)
+    return out, z, twin
 
 
 def tiles(rows: int, columns: int, options: dict[str, int]) -> tuple[int]:
@@ -317,31 +324,41 @@ LITTLE = Device(99 << 10, "")  # consumer devices (compute capability 12.0)
 def variants() -> list[Variant]:
     """bf16 with LayerScale and drop-path, of a bf16 or, as autocast trains, an fp32 residual.
 
-    "keep" keeps the pre-activation; "little" is the tile of devices with less shared memory, where it is another.
+    "keep" keeps the pre-activation; "pair" writes the fp32 output's twin, too, and "first" does so with a bf16 input, as
+    the first block of a stage; "little" is the tile of devices with less shared memory, where it is another.
     """
     found, half = [], torch.bfloat16
     small = dict.fromkeys(("b1_", "b2_", "gamma_", "scale_"), "*fp32")
-    fused = dict.fromkeys(("x_", "y_", "w1_", "b1_", "w2_", "b2_", "gamma_", "scale_", "out_", "z_"), "*bf16") | small
+    fused = dict.fromkeys(fused_forward.arg_names[:11], "*bf16") | small
     hidden = dict.fromkeys(("y_", "w1_", "b1_", "a_", "z_"), "*bf16") | {"b1_": "*fp32"}
-    last = dict.fromkeys(("a_", "w2_", "x_", "b2_", "gamma_", "scale_", "out_"), "*bf16")
+    last = dict.fromkeys(project.arg_names[:8], "*bf16")
     last |= {k: v for k, v in small.items() if k in last}
-    residuals = {"": {}, "_residual32": {"x_": "*fp32", "out_": "*fp32"}}
+    single, wide = ("twin_",), {"x_": "*fp32", "out_": "*fp32"}
+    residuals = {
+        "": ({}, single),
+        "_residual32": (wide, single),
+        "_pair": (wide, ()),
+        "_first": ({"out_": "*fp32"}, ()),
+    }
     for c in WIDTHS:
-        for name, absent in (("", ("z_",)), ("_keep", ())):
+        for name, unkept in (("", ("z_",)), ("_keep", ())):
             if c > FUSED:
-                found.append(variant(f"expand{name}_{c}", expand, product_tiles(half), hidden, absent, C=c))
+                found.append(variant(f"expand{name}_{c}", expand, product_tiles(half), hidden, unkept, C=c))
                 continue
-            for suffix, types in residuals.items():
+            for suffix, (types, absent) in residuals.items():
+                if suffix == "_first" and not name:
+                    continue
                 form = "training" if suffix or name else "inference"
                 launch = fused_tiles(c, half, form)
-                found.append(variant(f"forward{name}{suffix}_{c}", fused_forward, launch, fused | types, absent))
+                given = fused | types, absent + unkept
+                found.append(variant(f"forward{name}{suffix}_{c}", fused_forward, launch, *given))
                 if (little := fused_tiles(c, half, form, LITTLE)) != launch:
                     title = f"forward{name}{suffix}_little_{c}"
-                    found.append(variant(title, fused_forward, little, fused | types, absent))
+                    found.append(variant(title, fused_forward, little, *given))
         if c > FUSED:
-            for suffix, types in residuals.items():
+            for suffix, (types, absent) in residuals.items():
                 launch = product_tiles(half)
-                found.append(variant(f"project{suffix}_{c}", project, launch, last | types, C=c))
+                found.append(variant(f"project{suffix}_{c}", project, launch, last | types, absent, C=c))
     return found
 
 
