@@ -237,7 +237,7 @@ def _run(
         ("folder", folder),
     ]
     print_table(console, table(("", ""), rows, left=2))
-    warnings = plan.warnings()
+    warnings = [*plan.warnings(), *engine.warnings(recipe, train_images)]
     if recipe.optim.layer_decay is not None and not recipe.model.weights:
         warnings.append(
             "This recipe is for fine-tuning, and the model starts from random weights: give --model.weights with a "

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import shlex
 from io import BytesIO
 from pathlib import Path
 
@@ -14,10 +16,12 @@ from PIL import Image
 from convnext.classification import parquet
 from convnext.classification.open import fingerprint, open_dataset, open_for_evaluation
 from convnext.classification.parquet import ParquetDataset
+from convnext.cli.main import run
 from convnext.data.blocks import Blocks
 from convnext.data.images import ImageError
 from convnext.data.sampler import epoch_order
 from convnext.errors import ConvNextError
+from pictures import SCRATCH
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg"
 
@@ -219,3 +223,63 @@ def test_reads_in_random_and_in_block_order(tmp_path, monkeypatch):
     assert amplification(Blocks(dataset.blocks(), 4)) <= 1
     monkeypatch.setattr(parquet, "CACHE_BYTES", 2**30)
     assert ParquetDataset([path]).amplification() == 1
+
+
+def test_amplification_of_groups_of_different_sizes(tmp_path, monkeypatch):
+    """Most images are in large groups, which are read whole for each of them."""
+    files = [write(tmp_path / f"train-{i}.parquet", [0] * 60, group=group) for i, group in enumerate((60, 1))]
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
+    dataset = ParquetDataset(files)
+    sizes = dataset._groups[:, 3]
+    read = sum(int(sizes[np.searchsorted(dataset._group_start, i, "right") - 1]) for i in range(120))
+    assert dataset.amplification() == pytest.approx(read / sizes.sum(), rel=0.05)
+
+
+def test_a_process_reads_a_footer_once(tmp_path, monkeypatch):
+    path, opened, known = write(tmp_path / "train.parquet", list(range(9))), [], pq.ParquetFile
+
+    class Noting(known):
+        def __init__(self, source, metadata=None):
+            opened.append(metadata is None)
+            super().__init__(source, metadata=metadata)
+
+    monkeypatch.setattr(pq, "ParquetFile", Noting)
+    dataset = ParquetDataset([path])
+    assert values(dataset) == list(range(9))
+    assert opened == [True, False, False, False]
+    opened.clear()
+    assert values(pickle.loads(pickle.dumps(dataset))) == list(range(9))
+    assert opened == [True, False, False]
+
+
+def test_slow_reading_is_said_before_the_run_and_the_named_command_ends_it(tmp_path, monkeypatch, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 210, 210, 3), dtype=np.uint8)
+    images = []
+    for pixels in noise:
+        stream = BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG", compress_level=0)
+        images.append(stream.getvalue())  # 132 kB
+    (tmp_path / "hub").mkdir()
+    pq.write_table(pa.table({"image": images, "label": [0, 1] * 12}), tmp_path / "hub/train.parquet", row_group_size=12)
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 300_000)
+
+    def said(data: Path, *more: str) -> str:
+        argv = ["train", "small/scratch", *SCRATCH, "--total-batch", "8", "--device-batch", "8", "--data", str(data)]
+        assert run([*argv, "--out", str(tmp_path / "run"), "--dry-run", *more]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    words = said(tmp_path / "hub")
+    assert f"about 6 times as much of {tmp_path / 'hub'} is read as used" in words
+    assert "1.6 MB" in words
+    assert "is read as used" not in said(tmp_path / "hub", "--order", "block")
+    command = re.search(r"convnext (data convert \S+ OUT --to parquet)", words)
+    assert command
+    assert run(shlex.split(command[1].replace("OUT", str(tmp_path / "small")))) == 0
+    assert "is read as used" not in said(tmp_path / "small")
+    large, small = (ParquetDataset([tmp_path / name / "train.parquet"]) for name in ("hub", "small"))
+    assert small.labels.tolist() == large.labels.tolist()
+    assert [small.name(i) for i in range(24)] == [large.name(i) for i in range(24)]
+    assert [small.source(i) for i in range(24)] == [large.source(i) for i in range(24)] == images
+    assert small.amplification() < 2 < 5 < large.amplification()
+    assert large._groups[:, 2].tolist() == [12] * 2
+    assert small._groups[:, 2].tolist() == [1] * 24, "a second one would make more than 256 kB"

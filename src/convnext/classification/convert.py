@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from convnext.data.formats.content import CLASSES, inside
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 
-ROWS = 100
-"""Images of a row group of a parquet file."""
+ROWS, GROUP_BYTES, FILE_BYTES = 100, 2**18, 2**30
+"""Images and bytes of a row group of a parquet file, and bytes of a file, at most: who reads one image reads its group, and who
+opens a file reads where all its groups are."""
 MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -112,7 +113,8 @@ def _write_folder(parts: dict[str, ImageDataset], out: Path, progress: Callable[
 
 
 def _write_parquet(parts: dict[str, ImageDataset], out: Path, progress: Callable[[int, int], None]) -> None:
-    """`train.parquet` and `val.parquet` with columns `image`, `label` and `file`, as the Hugging Face hub reads them."""
+    """`train.parquet` and `val.parquet` with columns `image`, `label` and `file`, as the Hugging Face hub reads them; of more
+    than `FILE_BYTES` train-00000.parquet and so on."""
     classes = next(iter(parts.values())).classes
     label = {"names": classes, "_type": "ClassLabel"}
     features = {"image": {"_type": "Image"}, "label": label, "file": {"dtype": "string", "_type": "Value"}}
@@ -126,22 +128,49 @@ def _write_parquet(parts: dict[str, ImageDataset], out: Path, progress: Callable
     )
     done, total = 0, sum(map(len, parts.values()))
     for part, images in parts.items():
-
-        def write(file: Path, images: ImageDataset = images, before: int = done) -> None:
-            with pq.ParquetWriter(file, schema) as writer:
-                for start in range(0, len(images), ROWS):
-                    rows = []
-                    for i in range(start, min(start + ROWS, len(images))):
-                        content, _ = encoded(images, i)
-                        name = _utf8(images.name(i))
-                        rows.append(
-                            {"image": {"bytes": content, "path": name}, "label": int(images.labels[i]), "file": name}
-                        )
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    progress(before + start + len(rows), total)
-
-        replace(out / f"{part}.parquet", write)
+        _write_files(out, part, _groups(images), schema, lambda rows, before=done: progress(before + rows, total))
         done += len(images)
+
+
+def _write_files(
+    out: Path, part: str, groups: Iterator[list[dict]], schema: pa.Schema, progress: Callable[[int], None]
+) -> None:
+    """The row groups of a part, in as many files as they need; `progress` takes the number of rows so far."""
+    following, done = next(groups, []), 0
+    files: list[Path] = []
+
+    def write(file: Path) -> None:
+        nonlocal following, done
+        # an image is in no dictionary, and its least and greatest bytes tell nothing
+        lean: dict[str, Any] = {"use_dictionary": False, "write_statistics": ["label"]}
+        with pq.ParquetWriter(file, schema, **lean) as writer:
+            size = 0
+            while following and size < FILE_BYTES:
+                writer.write_table(pa.Table.from_pylist(following, schema))
+                size += sum(len(row["image"]["bytes"]) for row in following)
+                done += len(following)
+                progress(done)
+                following = next(groups, [])
+
+    while following or not files:
+        files.append(out / f"{part}-{len(files):05d}.parquet")
+        replace(files[-1], write)
+    if len(files) == 1:
+        files[0].rename(out / f"{part}.parquet")
+
+
+def _groups(images: ImageDataset) -> Iterator[list[dict]]:
+    """The rows of each row group: of at most `ROWS` images and `GROUP_BYTES`, or of one larger image."""
+    rows, size = [], 0
+    for i in range(len(images)):
+        content, name = encoded(images, i)[0], _utf8(images.name(i))
+        if rows and (len(rows) == ROWS or size + len(content) > GROUP_BYTES):
+            yield rows
+            rows, size = [], 0
+        rows.append({"image": {"bytes": content, "path": name}, "label": int(images.labels[i]), "file": name})
+        size += len(content)
+    if rows:
+        yield rows
 
 
 def _utf8(name: str) -> str:

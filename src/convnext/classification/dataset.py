@@ -125,6 +125,10 @@ class ImageDataset(ABC):
         """How many times more is read than used when the images come in random order, about."""
         return 1.0
 
+    def reading_advice(self, data: str) -> str:
+        """A sentence on images of `data` that are slow to read in random order, with remedies; empty where they are not."""
+        return ""
+
     def target(self, i: int) -> "int | Tensor":
         """The label of image i; of several, (K,) float32 with a 1 for each of its classes, which batches stack to (B, K)."""
         if not self.multi_label:
@@ -180,6 +184,9 @@ class _Subset(ImageDataset):
 
     def amplification(self) -> float:
         return self._whole.amplification()
+
+    def reading_advice(self, data: str) -> str:
+        return self._whole.reading_advice(data)
 
     def blocks(self) -> np.ndarray | None:
         starts = self._whole.blocks()

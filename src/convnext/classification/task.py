@@ -30,9 +30,6 @@ from convnext.seeding import seed_all
 from convnext.task.engine import DataTask
 from convnext.weights.load import load_weights
 
-WORTH_A_WORD = 3
-"""Times that more is read than used."""
-
 
 class ClassificationTask(DataTask):
     metric = "top1"
@@ -58,12 +55,6 @@ class ClassificationTask(DataTask):
         weights = self.weights_of(recipe, train)
         self.weights = None if weights is None else torch.from_numpy(weights).to(world.device)
         self.drawn = _drawn(recipe, train, self.groups)
-        if recipe.order == "full" and (times := train.amplification()) > WORTH_A_WORD:
-            say(
-                f"In random order about {times:.0f} times as much of {recipe.data} is read as used, because an image comes with "
-                "its whole row group. --order block reads a group once in each loading process.",
-                style="yellow",
-            )
         self.mixup = make_mixup(recipe.augment, len(self.classes))
         self.model = self._build().to(world.device)
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
@@ -73,6 +64,11 @@ class ClassificationTask(DataTask):
         super().check(recipe, train)
         cls.weights_of(recipe, train)
         _drawn(recipe, train, cls.groups)
+
+    @classmethod
+    def warnings(cls, recipe: Classification, train: ImageDataset) -> list[str]:
+        advice = train.reading_advice(recipe.data) if recipe.order == "full" else ""
+        return [*super().warnings(recipe, train), *filter(None, [advice])]
 
     @classmethod
     def groups(cls, train: ImageDataset) -> np.ndarray:

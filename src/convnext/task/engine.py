@@ -107,6 +107,11 @@ class DataTask(ABC):
             cls._named_metric(recipe.best_by)
 
     @classmethod
+    def warnings(cls, recipe: Any, train: Any) -> list[str]:
+        """Sentences on what these training images make slow or poor, for before the run."""
+        return []
+
+    @classmethod
     def _named_metric(cls, name: str) -> str:
         known = [column for column, *_ in cls.columns]
         if name not in known:

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from convnext.classification import convert as module
 from convnext.classification.open import fingerprint, open_parts
+from convnext.classification.parquet import ParquetDataset
 from convnext.cli.main import run
 from convnext.data.formats import find_format
 from convnext.data.shapes import write_shapes
@@ -129,6 +132,19 @@ def test_pixels_in_memory_become_files(tmp_path):
     one, other = (open_parts(data, 0.1, 0) for data in ("digits", there))
     assert [len(part) for part in one] == [len(part) for part in other]
     np.testing.assert_array_equal(np.asarray(one[1].image(5)), np.asarray(other[1].image(5)))
+
+
+def test_large_parquet_data_becomes_several_files(striped, tmp_path, monkeypatch):
+    whole = ParquetDataset([Path(convert(striped, tmp_path / "whole", "parquet")) / "train.parquet"])
+    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "FILE_BYTES", sum(len(whole.source(i)) for i in range(6)))
+    files = sorted(Path(convert(striped, tmp_path / "parts", "parquet")).glob("train*"))
+    assert [file.name for file in files] == [f"train-{i:05d}.parquet" for i in range(len(files))]
+    assert 2 <= len(files) < len(whole) / 4
+    parts = ParquetDataset(files)
+    assert fingerprint(parts) == fingerprint(whole)
+    assert [parts.source(i) for i in range(len(parts))] == [whole.source(i) for i in range(len(whole))]
+    assert parts._groups[:, 2].max() == 4
 
 
 @pytest.mark.parametrize("to", ["csv", "folder"])
