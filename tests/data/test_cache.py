@@ -1,12 +1,17 @@
 """Decoded images in a shared file: what is in it is whole, and a training sees the same with it cold, warm, or gone."""
 
+import errno
 import os
 import pickle
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from mmap import PAGESIZE
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +226,117 @@ def test_a_cache_in_memory_goes_with_its_run(tmp_path):
     assert np.array_equal(other.get(1, images.stamp(1))[0], pixels)
     del cached, cache, other
     assert opened() == []
+
+
+def weights(out: Path) -> list[bytes]:
+    return [tensor.numpy().tobytes() for _, tensor in sorted(load_file(out / "model.safetensors").items())]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, list[bytes]]:
+    """Images, and the weights of a run on them with all its cache."""
+    folder = tmp_path_factory.mktemp("whole")
+    data = draw_classes(folder / "data", {"across": 20, "down": 20}, size=48)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVNEXT_CACHE", str(folder / "cache"))
+        assert train(data, folder / "run", "disk") == 0
+    return data, weights(folder / "run")
+
+
+def words(capsys) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_disk_without_room_for_a_cache_does_not_end_the_run(whole, tmp_path, monkeypatch, capsys):
+    data, expected = whole
+    monkeypatch.setenv("CONVNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(planning, "create_file", lambda file, images, side: create_file(file, images, 10_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, before[1]))
+    try:
+        assert train(data, tmp_path / "run", "disk") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert words(capsys).count("There is no room for the cache of images") == 1
+    assert not list((tmp_path / "cache" / "images").iterdir())
+    assert weights(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_cache_and_not_the_run(whole, tmp_path, monkeypatch, capsys):
+    data, expected = whole
+    monkeypatch.setenv("CONVNEXT_CACHE", str(tmp_path / "cache"))
+    write, written = os.pwrite, []
+
+    def filling(handle, content, at):
+        if len(content) > 2000 and at > HEAD:  # pixels
+            written.append(at)
+            if len(written) > 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, content, at)
+
+    monkeypatch.setattr(os, "pwrite", filling)
+    assert train(data, tmp_path / "run", "disk") == 0
+    assert words(capsys).count("No more images fit into the cache") == 1
+    assert len(written) == 6, "not tried again"
+    assert weights(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+def test_a_disk_with_room_for_some_images_has_those(whole, tmp_path, monkeypatch, capsys):
+    data, expected = whole
+    monkeypatch.setenv("CONVNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100_000))
+    assert train(data, tmp_path / "run", "disk") == 0
+    said = words(capsys)
+    assert "of which 0.1 MB fit into 80% of what is free" in said
+    assert said.count("No more images fit into the cache") == 1
+    (file,) = (tmp_path / "cache" / "images").iterdir()
+    assert 40_000 < file.stat().st_blocks * 512 <= 80_000
+    assert weights(tmp_path / "run") == expected
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kilobytes", [0, 60])
+def test_a_file_system_in_memory_that_is_full(tmp_path, kilobytes):
+    """A real one, on which a read of what was never written kills a process; it has room for nothing, or for some images."""
+    data = draw_classes(tmp_path / "data", {"across": 20, "down": 20}, size=48)
+    place = tmp_path / "place"
+    place.mkdir()
+    argv = ["train", "small/scratch", *SCRATCH, "--epochs", "2", "--data", str(data), "--out", str(tmp_path / "run")]
+    argv += ["--runtime.cache", "disk", "--runtime.cache-side", "32", "--runtime.workers", "2"]
+    script = (
+        f'mount -t tmpfs -o size=200k none "{place}" && head -c {200 - kilobytes}k /dev/zero > "{place}/filler";'
+        f'test -e "{place}/filler" || exit 99; export CONVNEXT_CACHE="{place}"; exec "$0" -m convnext "$@"'
+    )
+    away = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "sh", "-c", script]
+    done = subprocess.run([*away, sys.executable, *argv], capture_output=True, text=True)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    words = "No more images fit into the cache" if kilobytes else "There is no room for the cache of images"
+    assert said.count(words) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_a_cache(tmp_path, monkeypatch):
+    data = draw_classes(tmp_path / "data", {"across": 20, "down": 20}, size=48)
+    monkeypatch.setenv("CONVNEXT_CACHE", str(tmp_path / "cache"))
+    argv = [sys.executable, "-m", "convnext", "train", "small/scratch", *SCRATCH, "--epochs", "3", "--data", str(data)]
+    argv += ["--runtime.cache", "disk", "--runtime.cache-side", "32", "--runtime.workers", "1"]
+    both = [subprocess.Popen([*argv, "--out", str(tmp_path / name)], stdout=subprocess.DEVNULL) for name in "ab"]
+    assert [each.wait() for each in both] == [0, 0]
+    (file,) = (tmp_path / "cache" / "images").iterdir()
+    assert train(data, tmp_path / "alone", "ram", "--epochs", "3") == 0
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") == weights(tmp_path / "alone")
+    decoded, decode = [], module.bounded
+    monkeypatch.setattr(module, "bounded", lambda images, i, side: decoded.append(i) or decode(images, i, side))
+    assert train(data, tmp_path / "third", "disk", "--epochs", "3") == 0
+    assert decoded == [], "a third run finds all images of the first two"
+    assert weights(tmp_path / "third") == weights(tmp_path / "a")
+    assert [file] == list((tmp_path / "cache" / "images").iterdir())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ there or not there. The checksum is compared when an entry comes from before the
 one, where the order of writing says nothing.
 """
 
+import errno
 import os
 import secrets
 import struct
@@ -63,10 +64,10 @@ class ImageCache:
 
     Args:
         file: what `create` made.
-        room: bytes that the file may take; 0 for no limit but the disk's.
+        room: bytes that the file may take; None for no limit but the disk's.
     """
 
-    def __init__(self, file: str | Path, images: int, side: int, room: int = 0):
+    def __init__(self, file: str | Path, images: int, side: int, room: int | None = None):
         self._side, self._room = side, room
         self._place = -(-side * side * 3 // PAGESIZE) * PAGESIZE
         self._start = _table_end(images)
@@ -129,7 +130,7 @@ class ImageCache:
         try:
             if any(self._map[HEAD + i * ENTRY.size : HEAD + (i + 1) * ENTRY.size]):  # of another source
                 os.pwrite(self._handle, bytes(ENTRY.size), HEAD + i * ENTRY.size)
-            if self._room and self.size() + len(flat) > self._room:
+            if self._room is not None and self.size() + len(flat) > self._room:
                 raise OSError
             for begin in range(0, len(flat), 1 << 30):  # a write may be shorter than asked for
                 part = flat[begin : begin + (1 << 30)]
@@ -150,10 +151,17 @@ class ImageCache:
 
 
 def create(handle: int, images: int, side: int) -> None:
-    """Make an empty, open file a cache without images."""
+    """Make an empty, open file a cache without images.
+
+    The table is written in full: where a disk in memory is full, reading a part that nothing was written to kills a process.
+    """
     place = -(-side * side * 3 // PAGESIZE) * PAGESIZE
-    os.ftruncate(handle, _table_end(images) + images * place)
-    os.pwrite(handle, MAGIC.ljust(HEAD, b"\0"), 0)
+    end = _table_end(images)
+    os.ftruncate(handle, end + images * place)
+    for begin in range(0, end, 1 << 20):
+        part = (b"" if begin else MAGIC).ljust(min(1 << 20, end - begin), b"\0")
+        if os.pwrite(handle, part, begin) < len(part):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def create_file(file: Path, images: int, side: int) -> None:
@@ -191,10 +199,10 @@ class CachedImages:
     """The training images of a loader, decoded once: `data.loader.Samples` with `region`, as `TrainSamples` asks of them.
 
     What is kept is not the image but `bounded`, and an image is cut from that when it comes for the first time, too: so what
-    a training sees does not depend on what the cache held.
+    a training sees does not depend on what the cache held, or whether there is one.
     """
 
-    def __init__(self, images: Any, cache: ImageCache, side: int):
+    def __init__(self, images: Any, cache: ImageCache | None, side: int):
         self._images, self._cache, self._side = images, cache, side
 
     def __len__(self) -> int:
@@ -209,9 +217,10 @@ class CachedImages:
     def region(self, i: int, choose: Choose) -> np.ndarray:
         """The part of image i that `choose` asks for, (h, w, 3) uint8. Raises ImageError if it cannot be decoded."""
         stamp = self._images.stamp(i)
-        found = self._cache.get(i, stamp)
+        found = None if self._cache is None else self._cache.get(i, stamp)
         if found is None:
             found = bounded(self._images, i, self._side)
-            self._cache.put(i, stamp, *found)
+            if self._cache is not None:
+                self._cache.put(i, stamp, *found)
         pixels, whole = found
         return cut_array(pixels, choose(whole), whole)

@@ -1,5 +1,6 @@
 """The cache of decoded images of a run: what it will take, whether that is there, and the file."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -24,6 +25,8 @@ LOOKED_AT = 64
 """Images whose sizes tell what all of them take."""
 SHARE = 0.8
 """Of the free memory, or of the free disk, that a cache may take."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk on which there is no room for a file of this size."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class CachePlan:
 
     Attributes:
         kind: "ram" or "disk"; side: images have at most side x side pixels.
-        size: bytes that all images take, about; room: bytes that it may take.
+        size: bytes that all images take, about; room: bytes that it may take, with those that it takes already.
         file: where it is; None in memory.
         scaled: share of the images that are scaled down.
     """
@@ -52,7 +55,12 @@ class CachePlan:
             if self.scaled
             else small
         )
-        return f"{self.kind}, about {_gigabytes(self.size)} in {where}; {pixels}"
+        part = (
+            f", of which {_gigabytes(self.room)} fit into {SHARE:.0%} of what is free: the other images are decoded each time"
+            if self.size > self.room
+            else ""
+        )
+        return f"{self.kind}, about {_gigabytes(self.size)} in {where}{part}; {pixels}"
 
 
 def plan_cache(runtime: Runtime, images: Any, fingerprint: str) -> CachePlan:
@@ -72,16 +80,16 @@ def plan_cache(runtime: Runtime, images: Any, fingerprint: str) -> CachePlan:
 
 
 def check_room(plan: CachePlan, images: int) -> None:
-    """Raise ConvNextError if the cache of so many images will not fit."""
-    if plan.size <= plan.room:
+    """Raise ConvNextError if the cache of so many images will not fit into memory; on a disk, those that fit are kept."""
+    if plan.size <= plan.room or plan.file is not None:
         return
     side = plan.side
     fitting = int(side * (plan.room / plan.size) ** 0.5) // 32 * 32
     less = f"take --runtime.cache-side {fitting} or less, " if fitting >= 64 else ""
-    place = "memory" if plan.file is None else f"the disk of {cache_folder()}"
     raise ConvNextError(
         f"The cache would take about {_gigabytes(plan.size)} for {images:,} images of at most {side} x {side} pixels, and may "
-        f"take {_gigabytes(plan.room)}: {SHARE:.0%} of what is free in {place}. Free some, {less}or leave --runtime.cache out."
+        f"take {_gigabytes(plan.room)}: {SHARE:.0%} of what is free in memory. Free some, {less}take "
+        "--runtime.cache disk, or leave --runtime.cache out."
     )
 
 
@@ -103,15 +111,19 @@ def cache_rows(spec: TaskSpec, recipe: Recipe, images: Any) -> list[tuple[str, s
     return [("cache", str(plan))]
 
 
-def open_cache(plan: CachePlan, images: Any, world: World) -> tuple[CachedImages, ImageCache]:
+def open_cache(plan: CachePlan, images: Any, world: World) -> tuple[CachedImages, ImageCache | None]:
     """The images through their cache, which all processes of a machine share; in memory it goes with the last of them.
+
+    On a full disk there is none, and the images are what they are with one.
 
     Raises:
         ConvNextError: it cannot be created.
     """
     try:
         file = world.from_first_here(lambda: _created(plan, len(images)))
-        cache = ImageCache(file, len(images), plan.side, plan.room if plan.file is None else 0)
+        if file is None:
+            return CachedImages(images, None, plan.side), None
+        cache = ImageCache(file, len(images), plan.side, plan.room)
         cache.reopen()
         if plan.file is None:
             world.any(False)  # all have opened it
@@ -123,14 +135,16 @@ def open_cache(plan: CachePlan, images: Any, world: World) -> tuple[CachedImages
     return CachedImages(images, cache, plan.side), cache
 
 
-def _created(plan: CachePlan, images: int) -> str:
-    """The path of the cache's file."""
+def _created(plan: CachePlan, images: int) -> str | None:
+    """The path of the cache's file; None if the disk is full."""
     if plan.file is None:
         return _in_memory(images, plan.side)
     try:
         clear_leftovers(plan.file.parent)
         create_file(plan.file, images, plan.side)
     except OSError as error:
+        if error.errno in FULL:
+            return None
         raise _unusable(plan, error) from None
     return str(plan.file)
 

@@ -23,7 +23,7 @@ from convnext.data.loader import Batch, TrainSamples, collate, default_workers, 
 from convnext.data.regions import RegionTransform
 from convnext.data.sampler import TrainBatches
 from convnext.errors import ConvNextError, nearest
-from convnext.files import replace_text
+from convnext.files import cache_folder, replace_text
 from convnext.recipes.plan import Plan
 from convnext.recipes.schema import DenseModel, Recipe
 from convnext.runtime.precision import resolve_precision
@@ -150,6 +150,12 @@ class DataTask(ABC):
             return self.train
         plan = plan_cache(self._recipe.runtime, self.train, self.fingerprint)
         images, self.cache = open_cache(plan, self.train, self.world)
+        if self.cache is None:
+            self.say(
+                f"There is no room for the cache of images on the disk of {cache_folder()}: the run goes on without it, and "
+                "decodes every image each time.",
+                style="yellow",
+            )
         return images
 
     def sample_names(self, batch: Batch) -> list[str]:
