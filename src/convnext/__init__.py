@@ -6,6 +6,7 @@ _API = {
     "create_model": "convnext.tasks",
     "list_models": "convnext.tasks",
     "train": "convnext.training",
+    "Labelled": "convnext.data.formats.sequence",
     "load": "convnext.trained",
     "from_pretrained": "convnext.tasks",
     "load_weights": "convnext.weights.load",

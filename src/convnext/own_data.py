@@ -20,11 +20,15 @@ class Chosen:
     trained_on: int | None
 
 
-def choose_images(opened: tasks.Opened, data: str | None, split: str | None, options: dict[str, Any]) -> Chosen:
+def choose_images(opened: tasks.Opened, data: Any, split: str | None, options: dict[str, Any]) -> Chosen:
     """The images that `evaluate` means; arguments and errors as there.
 
-    The model's own data is recognised by its path, or by its content where it has moved.
+    The model's own data is recognised by its path, or by its content where it has moved or comes as a Python sequence.
     """
+    from convnext.data.formats.sequence import hold
+
+    kept = None if data is None else hold(data)  # until its images are open
+    data = None if data is None else str(data) if kept is None else kept.key
     spec, own = opened.spec, opened.data_recipe
     if data is None and (own is None or not own.data):
         raise ConvNextError(
@@ -58,10 +62,13 @@ def choose_images(opened: tasks.Opened, data: str | None, split: str | None, opt
 
 def is_own_data(opened: tasks.Opened, own: Any, asked: Any) -> bool:
     """True if the data that is asked for is what the model was trained on, by path or by content."""
+    from convnext.data.formats.named import is_named
+
     if same_path(own.data, asked.data):
         return True
     told = opened.loaded.metadata.get("split")
-    if not isinstance(told, dict) or not told.get("fingerprint") or not Path(asked.data).expanduser().exists():
+    there = is_named(asked.data) or Path(asked.data).expanduser().exists()
+    if not isinstance(told, dict) or not told.get("fingerprint") or not there:
         return False
     try:
         train, _ = opened.spec.open_data(asked)

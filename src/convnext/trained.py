@@ -172,7 +172,7 @@ class Trained:
                 rows.append(pooled(loaded.module, x.to(self.device), stage).cpu().numpy())
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
 
-    def evaluate(self, data: str | Path | None = None, **options: Any) -> Evaluation:
+    def evaluate(self, data: Any = None, **options: Any) -> Evaluation:
         """Measure the model on labelled images; see `evaluate` below for arguments, result and errors."""
         return evaluate({self.opened.loaded.metadata.get("weights", "best"): self}, data, **options)
 
@@ -341,7 +341,7 @@ def chosen_options(kind: type, given: dict[str, Any], what: str) -> Any:
 
 def evaluate(
     models: dict[str, Trained],
-    data: str | Path | None = None,
+    data: Any = None,
     *,
     split: str | None = None,
     batch: int | None = None,
@@ -355,8 +355,8 @@ def evaluate(
 
     Args:
         models: by a name for each set of weights, such as "best"; the first is the one in use.
-        data: labelled images, as for `train`; the run's own held-out images if None. The model's own data means its
-            held-out part, wherever it is named from.
+        data: labelled images, as for `train`, a list of (image, target) too; the run's own held-out images if None. The
+            model's own data means its held-out part, wherever it is named from.
         split: "train", "val" or "all" of the model's own data.
         batch: images at once; the task's default if None.
         workers: processes that load data; as in training if None.
@@ -381,7 +381,7 @@ def evaluate(
     spec = first.spec
     given = chosen_options(spec.evaluate_options, options, spec.noun)
     world = world or World(first.device)
-    chosen = choose_images(first.opened, None if data is None else str(data), split, options)
+    chosen = choose_images(first.opened, data, split, options)
     workers = default_workers(world.device, world.local_size) if workers is None else workers
     share = -(-len(chosen.samples) // world.size)
     with explained(world, EVALUATION):

@@ -32,12 +32,14 @@ class TrainingRun:
         folder: config, metrics, weights, curves, checkpoints.
         name: of the recipe; `recipe`: with all overrides.
         finished: False for a dry run.
+        held: Python sequences that it was trained on, kept for `run.load().evaluate()`.
     """
 
     folder: Path
     name: str
     recipe: Recipe
     finished: bool
+    held: Any = None
 
     @property
     def records(self) -> list[dict]:
@@ -101,8 +103,8 @@ def train(
         dry_run: show the plan of the run, and write nothing.
         on_record: a function that receives every record of the metrics as it is written, such as `print`.
         quiet: print nothing.
-        overrides: fields of the recipe, nested ones as dicts: `image_size=192, optim={"lr": 1e-4}`; `convnext info
-            recipe NAME` shows them all.
+        overrides: fields of the recipe, nested ones as dicts: `image_size=192, optim={"lr": 1e-4}`; `convnext info recipe
+            NAME` shows them all. `data` can be a list of (image, target), too: `data.formats.sequence.Labelled`.
 
     Returns:
         The run: `run.folder`, `run.best` (score, weights, step), `run.records`, `run.load()`.
@@ -113,12 +115,15 @@ def train(
         Stopped: Ctrl-C or SIGTERM came; the state is saved.
     """
     from convnext.console import stdout
+    from convnext.data.formats.sequence import hold_all
 
     name = recipe if isinstance(recipe, str) else f"{recipe.task}/custom"
-    chosen = overridden(recipes.get(recipe) if isinstance(recipe, str) else recipe, overrides)
+    plain = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    held = hold_all(overrides, plain.places)
+    chosen = overridden(plain, overrides)
     console = stdout()
     console.quiet = quiet
-    return run_recipe(name, chosen, Path(out) if out else None, dry_run, console, on_record)
+    return replace(run_recipe(name, chosen, Path(out) if out else None, dry_run, console, on_record), held=held)
 
 
 def overridden(recipe: Any, overrides: Mapping[str, Any], prefix: str = "") -> Any:

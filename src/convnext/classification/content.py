@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from convnext.classification.dataset import ImageDataset, hold_out
 from convnext.data.formats.content import Content, Item, content_problems
-from convnext.data.images import open_image
+from convnext.data.images import open_image, upright_rgb
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 
@@ -26,6 +27,7 @@ class ContentImages(ImageDataset):
         self.classes, self.format, self.problems = content.classes, content.format, content_problems(content)
         self._names = Texts(item.name.encode("utf-8", "surrogateescape") for item in items)
         self._files = Texts(os.fsencode(item.file) for item in items)
+        self._pictures, self._rows = content.pictures, np.array([item.row for item in items], dtype=np.int64)
         if multi_label:
             if len(items) * len(self.classes) > MOST:
                 raise ConvNextError(
@@ -46,15 +48,25 @@ class ContentImages(ImageDataset):
     def name(self, i: int) -> str:
         return self._names[i].decode("utf-8", "surrogateescape")
 
-    def source(self, i: int) -> Path:
-        return Path(os.fsdecode(self._files[i]))
+    def source(self, i: int) -> Path | bytes | Image.Image:
+        if self._rows[i] < 0 or self._pictures is None:
+            return Path(os.fsdecode(self._files[i]))
+        source = self._pictures.source(int(self._rows[i]))
+        return upright_rgb(source) if isinstance(source, Image.Image) and self.upright else source
 
-    def file(self, i: int) -> Path:
-        return self.source(i)
+    def file(self, i: int) -> Path | None:
+        return Path(os.fsdecode(self._files[i])) if self._rows[i] < 0 else None
+
+    def state(self, i: int) -> tuple[int, ...]:
+        if self._rows[i] < 0 or self._pictures is None:
+            return super().state(i)
+        return self._pictures.state(int(self._rows[i]))
 
     def check_header(self, i: int) -> None:
-        with open_image(self.source(i)):
-            pass
+        source = self.source(i)
+        if not isinstance(source, Image.Image):
+            with open_image(source, name=repr(self.name(i)) if isinstance(source, bytes) else None):
+                pass
 
 
 def with_labels(content: Content) -> tuple[Content, bool]:

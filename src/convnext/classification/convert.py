@@ -14,20 +14,13 @@ from PIL.Image import Image
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.parquet import NAMED
 from convnext.data.formats.content import CLASSES, inside
+from convnext.data.formats.write import MAGIC, ending_of
 from convnext.errors import ConvNextError
 from convnext.files import replace, replace_text
 
 ROWS, GROUP_BYTES, FILE_BYTES = 100, 2**18, 2**30
 """Images and bytes of a row group of a parquet file, and bytes of a file, at most: who reads one image reads its group, and who
 opens a file reads where all its groups are."""
-MAGIC = {
-    b"\xff\xd8\xff": ".jpg",
-    b"\x89PNG": ".png",
-    b"GIF8": ".gif",
-    b"RIFF": ".webp",
-    b"BM": ".bmp",
-    b"II*\0": ".tif",
-}
 IMAGES = "images"
 
 
@@ -59,8 +52,7 @@ def encoded(images: ImageDataset, i: int) -> tuple[bytes, str]:
         stream = BytesIO()
         source.save(stream, "PNG")
         source = stream.getvalue()
-    ending = next((ending for magic, ending in MAGIC.items() if source.startswith(magic)), ".jpg")
-    return source, "" if images.name(i).lower().endswith(tuple(MAGIC.values())) else ending
+    return source, "" if images.name(i).lower().endswith(tuple(MAGIC.values())) else ending_of(source)
 
 
 def _counted(parts: dict[str, ImageDataset], progress: Callable[[int, int], None]) -> Any:

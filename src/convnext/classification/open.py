@@ -23,6 +23,7 @@ from convnext.classification.shards import (
 from convnext.data.find import no_such_data
 from convnext.data.formats import Format, find_format
 from convnext.data.formats.content import Content
+from convnext.data.formats.named import is_named, read_named, read_named_for
 from convnext.data.patterns import braces, is_pattern, is_url
 from convnext.data.unread import unread_sentence
 from convnext.errors import ConvNextError, nearest
@@ -58,7 +59,8 @@ def open_parts(data: str, val_share: float, seed: int, reading: Reading = FOUND)
     """Open the (train, val) images of `data`, of any number of classes.
 
     Args:
-        data: a folder or file in one of `data.formats.FORMATS`, a pattern of tar files, `digits`, or `torchvision:NAME[@ROOT]`.
+        data: a folder or file in one of `data.formats.FORMATS`, a pattern of tar files, `digits`, `torchvision:NAME[@ROOT]`,
+            `hf:OWNER/NAME[:CONFIG][@REVISION]`, or the name of a Python sequence.
         val_share: share of each class that is held out where the data has no validation part of its own.
         seed: what decides which images are held out.
         reading: how the data is read, where that is not to be found out.
@@ -70,6 +72,8 @@ def open_parts(data: str, val_share: float, seed: int, reading: Reading = FOUND)
         return open_digits(seed)
     if data.startswith(TORCHVISION):
         return open_torchvision(data.removeprefix(TORCHVISION), val_share, seed)
+    if is_named(data):
+        return open_content(read_named(data, reading), val_share, seed)
     if is_url(data):
         return open_urls(data, val_share, seed)
     if is_pattern(data):
@@ -95,9 +99,9 @@ def open_for_evaluation(
 ) -> ImageDataset:
     """The validation part of `data`, labelled for a model with the given classes.
 
-    All images of a folder of class folders; else the validation part of `open_dataset`, which for data without one is
-    what training on it with the same `val_share` and `seed` holds out. Classes are matched by name. Where one side has
-    only numbers for names, labels are taken as they are if there are equally many classes.
+    All images of a folder of class folders, or of a Python sequence; else the validation part of `open_dataset`, which for
+    data without one is what training on it with the same `val_share` and `seed` holds out. Classes are matched by name.
+    Where one side has only numbers for names, labels are taken as they are if there are equally many classes.
 
     Args:
         data, val_share, seed, reading: as in `open_dataset`; the data may consist of a validation part alone.
@@ -108,6 +112,8 @@ def open_for_evaluation(
     """
     if data == "digits" or data.startswith(TORCHVISION):
         dataset = open_split(data, "val", val_share, seed)
+    elif is_named(data):
+        dataset = open_content_for_evaluation(read_named_for(data, reading, classes), val_share, seed)
     elif is_url(data):
         dataset = RemoteShardDataset(braces(data))
     elif is_pattern(data):
@@ -192,6 +198,6 @@ NATIVE = {
 """Formats that are read here: to train on, and to evaluate on."""
 
 _EXPECTED = (
-    "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, shards (.tar, also as train-{000..146}.tar), digits, or "
-    "torchvision:NAME"
+    "a folder of images, a table (.csv, .tsv, .jsonl), parquet files, shards (.tar, also as train-{000..146}.tar), a folder of "
+    "save_to_disk, digits, torchvision:NAME, or hf:OWNER/NAME"
 )

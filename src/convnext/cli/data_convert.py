@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,6 +10,9 @@ from convnext.cli.parsing import parse
 from convnext.console import progress_bar, stdout
 from convnext.errors import ConvNextError
 from convnext.recipes.reading import Reading
+
+if TYPE_CHECKING:
+    from convnext.data.formats.content import Content
 
 DESCRIPTION = """Write a dataset in another format. Images are copied as they are and keep their names, so that the same
 ones are held out.
@@ -38,8 +41,6 @@ def run(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, "data convert", DESCRIPTION)
 
     from convnext.classification.convert import WRITERS as OF_LABELS
-    from convnext.data.find import no_such_data
-    from convnext.data.formats import find_format
 
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise ConvNextError(f"{arguments.out} is there already. Give a new folder.")
@@ -47,18 +48,9 @@ def run(argv: list[str]) -> int:
         if arguments.to in OF_LABELS:
             lost = _labels(arguments, progress)
         else:
-            root = Path(arguments.data).expanduser().absolute()
-            if not root.exists():
-                raise ConvNextError(no_such_data(arguments.data))
-            found = find_format(root, arguments.read)
-            if not found.objects or found.read is None:
-                raise ConvNextError(
-                    f"{arguments.data} is read as {found.title}, which has no boxes, and {arguments.to} is for boxes. Labels of "
-                    "whole images are written --to csv, folder or parquet."
-                )
             from convnext.data.formats.write import write_objects
 
-            content = found.read(root, arguments.read)
+            content = _read(arguments)
             if content.multi_label or not any(item.objects for item in content.items):
                 raise ConvNextError(f"{arguments.data} has no objects to write as {arguments.to}.")
             lost = write_objects(content, arguments.out, arguments.to, progress)
@@ -66,6 +58,25 @@ def run(argv: list[str]) -> int:
         stdout().print(sentence, style="yellow")
     stdout().print(f"Written: {arguments.out}")
     return 0
+
+
+def _read(arguments: Arguments) -> "Content":
+    from convnext.data.find import no_such_data
+    from convnext.data.formats import find_format
+    from convnext.data.formats.named import is_named, read_named
+
+    if is_named(arguments.data):
+        return read_named(arguments.data, arguments.read)
+    root = Path(arguments.data).expanduser().absolute()
+    if not root.exists():
+        raise ConvNextError(no_such_data(arguments.data))
+    found = find_format(root, arguments.read)
+    if not found.has_objects(root) or found.read is None:
+        raise ConvNextError(
+            f"{arguments.data} is read as {found.title}, which has no boxes, and {arguments.to} is for boxes. Labels of whole "
+            "images are written --to csv, folder or parquet."
+        )
+    return found.read(root, arguments.read)
 
 
 def _labels(arguments: Arguments, progress: object) -> list[str]:

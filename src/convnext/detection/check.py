@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 from convnext.data.formats.coco import coco_file, find_parts
 from convnext.data.formats.coco_file import CocoFile
 from convnext.data.formats.content import content_problems, said
+from convnext.data.formats.pictures import Source
 from convnext.data.images import ImageError
 from convnext.data.look import BLOCK, Look, Range, look_at, side_range, some
-from convnext.detection.open import find, read
+from convnext.detection.open import read
 from convnext.recipes.reading import FOUND, Reading
 
 MARGIN = 1.0
@@ -138,6 +140,10 @@ class CocoReport:
         return f"{sum(counts.values()):,} of {part.images:,} {word} images cannot be used ({reasons})"
 
 
+def _missing(source: Source) -> bool:
+    return isinstance(source, Path) and not source.exists()
+
+
 def _stops(word: str) -> str:
     return "a training would stop" if word == "training" else "an evaluation leaves none out"
 
@@ -160,19 +166,19 @@ def check_coco(
     Raises:
         ConvNextError: the annotations cannot be read at all, or the folder of images is not there.
     """
-    root, found = find(str(data), reading)
-    content = read(root, found, reading)
-    images: dict[str, list[Path]] = {}
+    root, content = read(str(data), reading)
+    images: dict[str, list[Callable[[], Source]]] = {}
     if content is None:
         parts = find_parts(root)
         files = {name: CocoFile.read(part.annotations) for name, part in parts.items()}
         for name, file in files.items():
             folder = parts[name].folder_of(file)
-            images[name] = [folder / _name(file, row) for row in range(len(file.image_ids))]
+            paths = [folder / _name(file, row) for row in range(len(file.image_ids))]
+            images[name] = [partial(Path, path) for path in paths]
     else:
         items = {"train": content.part("train", ""), "val": content.part("val")}
         files = {name: coco_file(content, part) for name, part in items.items() if part}
-        images = {name: [item.file for item in part] for name, part in items.items()}
+        images = {name: [partial(content.source, item) for item in part] for name, part in items.items()}
     total, looks, reports = sum(len(file.image_ids) for file in files.values()), [], {}
     with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
         for name, file in files.items():
@@ -207,8 +213,8 @@ def check_coco(
 class _Inspection:
     """One annotation file under examination; nothing in it is trusted beyond its form."""
 
-    def __init__(self, file: CocoFile, paths: list[Path]):
-        self.file, self.paths = file, paths
+    def __init__(self, file: CocoFile, sources: list[Callable[[], Source]]):
+        self.file, self.sources = file, sources
         self.boxes_alone = not file.segmentations.buffer
         row_of = {key: row for row, key in reversed(list(enumerate(file.image_ids.tolist())))}
         self.owner = np.array([row_of.get(key, -1) for key in file.images.tolist()], dtype=np.int64)
@@ -230,7 +236,7 @@ class _Inspection:
         for k in self.of_image[row]:
             if self.objects[k]:
                 self._look_at_mask(k, tuple(self.file.sizes[row].tolist()))
-        return look_at(self.paths[row], _name(self.file, row))
+        return look_at(self.sources[row](), _name(self.file, row))
 
     def _look_at_mask(self, k: int, size: tuple[int, int]) -> None:
         if self.boxes_alone:
@@ -265,7 +271,9 @@ class _Inspection:
             empty=[name for row, name in enumerate(names) if row not in useful],
             unreadable=unreadable,
             missing=[
-                name for name, path in zip(names, self.paths, strict=True) if name in unreadable and not path.exists()
+                name
+                for name, source in zip(names, self.sources, strict=True)
+                if name in unreadable and _missing(source())
             ],
             other_size={
                 name: f"{look.size[0]} x {look.size[1]} pixels, annotated as {width} x {height}"

@@ -15,7 +15,8 @@ from convnext.data import split
 from convnext.data.formats.coco import coco_file, find_parts
 from convnext.data.formats.coco_file import CocoFile
 from convnext.data.formats.content import Content, Item, inside
-from convnext.data.images import ImageError, decode, open_image, to_rgb
+from convnext.data.formats.pictures import Pictures, Source, decoded
+from convnext.data.images import ImageError, open_image
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 
@@ -31,9 +32,19 @@ class CocoImages:
         ConvNextError: an annotation of an image or category that the file does not have, or ids that are there twice.
     """
 
-    def __init__(self, file: CocoFile, folder: Path, files: Sequence[Path] = (), format: str = "COCO"):
-        """`files`: the images, where they are not `folder` and the names in the annotations."""
+    def __init__(
+        self,
+        file: CocoFile,
+        folder: Path,
+        files: Sequence[Path] = (),
+        format: str = "COCO",
+        pictures: Pictures | None = None,
+        places: Sequence[int] = (),
+    ):
+        """`files`: the images, where they are not `folder` and the names in the annotations; `places`: of each image the row in
+        `pictures`, -1 for a file."""
         self.path, self.folder, self.format = file.path, folder, format
+        self._pictures, self._places = pictures, np.asarray(places, dtype=np.int64)
         self._files = Texts(os.fsencode(path) for path in files) if files else None
         self.classes, self.category_ids = file.classes, file.category_ids
         self._file = file
@@ -71,11 +82,25 @@ class CocoImages:
         """The file name of image i, as in the annotation file."""
         return self._file.names[self._rows[i]].decode("utf-8", "surrogateescape")
 
-    def file(self, i: int) -> Path:
-        """The file of image i."""
-        if self._files:
-            return Path(os.fsdecode(self._files[self._rows[i]]))
-        return self.folder / self.name(i)
+    def file(self, i: int) -> Path | None:
+        """The file of image i; None where it is stored otherwise."""
+        source = self._place(i)
+        return source if isinstance(source, Path) else None
+
+    def _place(self, i: int) -> Path | int:
+        """The file of image i, or its row in the pictures."""
+        row = self._rows[i]
+        if len(self._places) and self._places[row] >= 0:
+            return int(self._places[row])
+        return Path(os.fsdecode(self._files[row])) if self._files else self.folder / self.name(i)
+
+    def source(self, i: int) -> Source:
+        """Image i as it is stored."""
+        place = self._place(i)
+        if isinstance(place, Path):
+            return place
+        assert self._pictures is not None
+        return self._pictures.source(place)
 
     def size(self, i: int) -> tuple[int, int]:
         """(height, width) of image i, as in the annotation file."""
@@ -88,26 +113,31 @@ class CocoImages:
         Raises:
             ImageError: it cannot be decoded, or is not of the size for which its objects were annotated.
         """
-        path = self.file(i)
-        image, (height, width) = decode(path), self.size(i)
+        source, (height, width) = self.source(i), self.size(i)
+        image = decoded(source, self.name(i))
         if image.size == (height, width) != (width, height):
-            with open_image(path) as stored:  # annotated as it is stored, as COCO's were: without its EXIF orientation
-                image = to_rgb(stored)
+            # annotated as it is stored, as COCO's were: without its EXIF orientation
+            image = decoded(source, self.name(i), upright=False)
         if image.size != (width, height):
+            shown = str(self.file(i) or self.name(i))
             raise ImageError(
-                f"{str(path)!r} has {image.width} x {image.height} pixels, and {self.path} says {width} x {height}; its "
+                f"{shown!r} has {image.width} x {image.height} pixels, and {self.path} says {width} x {height}; its "
                 "objects would be in the wrong places. Annotate it again or leave it out."
             )
         return image
 
     def files(self, i: int) -> tuple[Path, ...]:
         """The files that `check_header` reads."""
-        return (self.file(i),)
+        return () if (file := self.file(i)) is None else (file,)
 
     def check_header(self, i: int) -> None:
         """Read the header of image i and compare its size with the annotations'. Raises ImageError."""
-        with open_image(self.file(i)) as image:
-            size = image.size
+        source = self.source(i)
+        if isinstance(source, Image.Image):
+            size = source.size
+        else:
+            with open_image(source, name=None if isinstance(source, Path) else repr(self.name(i))) as image:
+                size = image.size
         if size[::-1] != self.size(i):
             self.image(i)  # an orientation may turn it, which only decoding shows for all formats
 
@@ -292,4 +322,5 @@ def open_content(content: Content, val_share: float, seed: int) -> tuple[CocoIma
 def content_images(content: Content, items: list[Item]) -> CocoImages:
     """Some items of a content."""
     file = coco_file(content, items)
-    return CocoImages(file, content.path, [item.file for item in items], content.format)
+    files, places = [item.file for item in items], [item.row for item in items]
+    return CocoImages(file, content.path, files, content.format, content.pictures, places)

@@ -131,7 +131,7 @@ class DetectionSpec(TaskSpec):
         if not recipe.data:
             raise ConvNextError(
                 "This recipe needs images with boxes: give --data with a folder in COCO's layout (`annotations/*.json` and the "
-                "images), YOLO's (`data.yaml`), Pascal VOC's or LabelMe's."
+                "images), YOLO's (`data.yaml`), Pascal VOC's or LabelMe's, or Hugging Face datasets with a column of objects."
             )
         return open_objects(recipe.data, recipe.val_share, recipe.seed, recipe.read)
 
@@ -144,7 +144,9 @@ class DetectionSpec(TaskSpec):
         return open_objects_split(recipe.data, part, recipe.val_share, recipe.seed, recipe.read)
 
     def open_foreign(self, recipe: Recipe, loaded: Loaded) -> CocoImages:
-        images = self.open_split(recipe, "val")
+        from convnext.detection.open import open_objects_for_evaluation
+
+        images = open_objects_for_evaluation(recipe.data, loaded.classes, recipe.read) or self.open_split(recipe, "val")
         if list(images.classes) != loaded.classes:
             raise ConvNextError(
                 f"{recipe.data} has {len(images.classes)} classes ({', '.join(images.classes[:3])}, ..) and the model "
@@ -152,7 +154,7 @@ class DetectionSpec(TaskSpec):
             )
         return images
 
-    def file(self, samples: CocoImages, i: int) -> Path:
+    def file(self, samples: CocoImages, i: int) -> Path | None:
         return samples.file(i)
 
     def recognises(self, data: str) -> bool:
@@ -160,7 +162,7 @@ class DetectionSpec(TaskSpec):
         from convnext.recipes.reading import Reading
 
         root = Path(data).expanduser()
-        return root.exists() and find_format(root, Reading()).objects
+        return root.exists() and find_format(root, Reading()).has_objects(root)
 
     def check_data(self, data: str, recipe: Recipe, out: Path) -> int:
         from convnext.detection.check_report import report_check

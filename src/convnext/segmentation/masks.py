@@ -42,6 +42,10 @@ class MaskImages:
         """Stable id of image i, for messages and seeds: its path below the root."""
         return self._names(i)[0]
 
+    def file(self, i: int) -> Path:
+        """The file of image i."""
+        return self.sources(i)[0]
+
     def sources(self, i: int) -> tuple[Path, Path]:
         """Paths of image i and of its label file."""
         image, mask = self._names(i)

@@ -102,26 +102,35 @@ class SegmentationSpec(TaskSpec):
 
     # -- data and training
 
-    def open_data(self, recipe: Recipe) -> tuple[MaskImages, MaskImages]:
+    def open_data(self, recipe: Recipe) -> tuple[Any, Any]:
+        from convnext.data.formats.sequence import is_sequence
         from convnext.segmentation.masks import open_masks
+        from convnext.segmentation.sequence import open_sequence
 
         if not recipe.data:
             raise ConvNextError(
                 "This recipe needs images with a label for each pixel: give --data with a folder in ADE20K's layout, or one "
                 "with `images` and `masks` (label PNGs of the same names) and a `classes.txt`."
             )
+        if is_sequence(recipe.data):
+            return open_sequence(recipe.data, recipe.val_share, recipe.seed)
         return open_masks(recipe.data, recipe.val_share, recipe.seed, recipe.reduce_zero_label)
 
-    def open_split(self, recipe: Recipe, split: str) -> MaskImages:
+    def open_split(self, recipe: Recipe, split: str) -> Any:
+        from convnext.data.formats.sequence import is_sequence
         from convnext.segmentation.masks import open_masks_split
 
-        if split == "all":
+        if split == "all" or is_sequence(recipe.data):
             return super().open_split(recipe, split)
         part = "train" if split == "train" else "val"
         return open_masks_split(recipe.data, part, recipe.val_share, recipe.seed, recipe.reduce_zero_label)
 
-    def open_foreign(self, recipe: Recipe, loaded: Loaded) -> MaskImages:
-        images = self.open_split(recipe, "val")
+    def open_foreign(self, recipe: Recipe, loaded: Loaded) -> Any:
+        from convnext.data.formats.sequence import held, is_sequence
+        from convnext.segmentation.sequence import SequenceMasks
+
+        whole = SequenceMasks(held(recipe.data), loaded.classes) if is_sequence(recipe.data) else None
+        images = whole or self.open_split(recipe, "val")
         if len(images.classes) != len(loaded.classes):
             raise ConvNextError(
                 f"{recipe.data} has {len(images.classes)} classes and the model {len(loaded.classes)}: it cannot be evaluated "
@@ -129,8 +138,8 @@ class SegmentationSpec(TaskSpec):
             )
         return images
 
-    def file(self, samples: MaskImages, i: int) -> Path:
-        return samples.sources(i)[0]
+    def file(self, samples: Any, i: int) -> Path | None:
+        return samples.file(i)
 
     def recognises(self, data: str) -> bool:
         from convnext.segmentation.layout import is_masks

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext.data.formats import coco, folder, labelme, table, voc, yolo
+from convnext.data.formats import coco, folder, labelme, saved, table, voc, yolo
 from convnext.data.formats.content import Content
 from convnext.data.shards import is_shards
 from convnext.errors import ConvNextError, nearest
@@ -24,7 +24,8 @@ class Format:
         layout: the files in a few words.
         found: True if a folder or file is laid out so, going by names.
         read: reader; None where only the tasks read it.
-        objects: True if images have boxes, or polygons; as labels of whole images, the classes of their objects are taken.
+        objects: True if images have boxes, or polygons; as labels of whole images, the classes of their objects are taken. A
+            function of the folder where that differs.
     """
 
     name: str
@@ -32,7 +33,11 @@ class Format:
     layout: str
     found: Callable[[Path], bool]
     read: Callable[[Path, Reading], Content] | None = None
-    objects: bool = False
+    objects: bool | Callable[[Path], bool] = False
+
+    def has_objects(self, root: Path) -> bool:
+        """True if the images of a folder in this format have boxes, or polygons."""
+        return self.objects if isinstance(self.objects, bool) else self.objects(root)
 
 
 def _is_parquet(root: Path) -> bool:
@@ -42,6 +47,14 @@ def _is_parquet(root: Path) -> bool:
 FORMATS = (
     Format("coco", "COCO", coco.LAYOUTS, coco.is_coco, coco.read_coco, True),
     Format("yolo", "YOLO", "data.yaml, images/ and labels/", yolo.is_yolo, yolo.read_yolo, True),
+    Format(
+        "hf",
+        "Hugging Face datasets",
+        "dataset_dict.json or state.json, and *.arrow, of save_to_disk",
+        saved.is_saved,
+        saved.read_saved,
+        saved.has_objects,
+    ),
     Format("parquet", "parquet", "train*.parquet with images and labels", _is_parquet),
     Format("shards", "WebDataset shards", "train*.tar of samples, such as 0017.jpg and 0017.cls", is_shards),
     Format("folder", "image folder", "a folder per class, alone or in train/ and val/", folder.is_class_folders),

@@ -13,7 +13,7 @@ import numpy as np
 
 from convnext.data.conventions import VAL_NAMES
 from convnext.data.formats.coco_file import CocoFile
-from convnext.data.formats.content import Content, Item, Object, image_size, inside
+from convnext.data.formats.content import Content, Item, Object, inside
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
 from convnext.recipes.reading import Reading
@@ -116,7 +116,8 @@ def _items(file: CocoFile, folder: Path, part: str) -> list[Item]:
     for k, (image, category) in enumerate(zip(file.images.tolist(), file.categories.tolist(), strict=True)):
         if image not in items or category not in place:
             raise ConvNextError(
-                f"{file.path}: annotation {file.ids[k]} is of an image or a category that is not listed."
+                f"{file.path}: annotation {file.ids[k]} is of an image or a category that is not listed. Add that entry, or "
+                "remove the annotation."
             )
         segmentation = json.loads(file.segmentations[k]) if file.segmentations[k] else None
         box = tuple(file.bbox[k].tolist())
@@ -131,7 +132,7 @@ def coco_file(content: Content, items: list[Item]) -> CocoFile:
 
     File names are whole paths, because the images can be in several folders.
     """
-    sizes = [item.size or image_size(item.file) for item in items]
+    sizes = [content.size(item) for item in items]
     owners, objects = [], []
     for i, (item, size) in enumerate(zip(items, sizes, strict=True)):
         for each in item.objects if size else []:

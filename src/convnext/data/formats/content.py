@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from convnext.data.conventions import TRAIN_NAMES, VAL_NAMES
-from convnext.data.images import ImageError, open_image, orientation
+from convnext.data.formats.pictures import Pictures, Source, size_of
 from convnext.data.look import some
 from convnext.errors import ConvNextError, nearest
 
@@ -43,11 +43,12 @@ class Item:
 
     Attributes:
         name: stable id: its path below the folder of the images, with slashes.
-        file: where it is.
+        file: where it is; of an image without a file of its own, its name.
         part: "train", "val", or "" for what has no part.
         labels: classes of the whole image, ascending; empty where there are only objects.
         size: (height, width) where the format states it.
         where: the file, and the line, that say so; for messages.
+        row: place of the image in the content's pictures; -1: it is a file.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Item:
     objects: list[Object] = field(default_factory=list)
     size: tuple[int, int] | None = None
     where: str = ""
+    row: int = -1
 
 
 @dataclass
@@ -70,6 +72,7 @@ class Content:
         multi_label: True if an image can have any number of labels.
         notes: what a person should know about the reading, a sentence each.
         problems: mistakes that do not keep it from being read, a sentence each, for `data check`.
+        pictures: the images that are not in files of their own.
     """
 
     format: str
@@ -79,6 +82,7 @@ class Content:
     multi_label: bool = False
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         order = {"train": 0, "": 0, "val": 1}
@@ -87,6 +91,14 @@ class Content:
     def part(self, *names: str) -> list[Item]:
         """The images of some parts."""
         return [item for item in self.items if item.part in names]
+
+    def source(self, item: Item) -> Source:
+        """The image of an item as it is stored."""
+        return item.file if item.row < 0 or self.pictures is None else self.pictures.source(item.row)
+
+    def size(self, item: Item) -> tuple[int, int] | None:
+        """(height, width) of an item's image, as the format states it or its header; None if it cannot be read."""
+        return item.size or size_of(self.source(item))
 
 
 def inside(root: Path, name: str, where: str) -> tuple[Path, str]:
@@ -111,17 +123,6 @@ def inside(root: Path, name: str, where: str) -> tuple[Path, str]:
     return root / below, below
 
 
-def image_size(file: Path) -> tuple[int, int] | None:
-    """(height, width) of an image file as people see it, from its header; None if it cannot be read."""
-    try:
-        with open_image(file) as image:
-            width, height = image.size
-            turned = (orientation(image) or 1) >= 5
-    except ImageError:
-        return None
-    return (width, height) if turned else (height, width)
-
-
 def read_text(path: Path, most: int = MAX_FILE) -> str:
     """The text of a small file of labels.
 
@@ -130,9 +131,11 @@ def read_text(path: Path, most: int = MAX_FILE) -> str:
     """
     try:
         if not path.is_file():
-            raise ConvNextError(f"There is no file {path}.")
+            raise ConvNextError(f"There is no file {path}. Get a complete copy of the data.")
         if (size := path.stat().st_size) > most:
-            raise ConvNextError(f"{path} has {size:,} bytes, more than the {most:,} that a file of labels may have.")
+            raise ConvNextError(
+                f"{path} has {size:,} bytes, more than the {most:,} that a file of labels may have. Split it."
+            )
         data = path.read_bytes()
     except OSError as error:
         raise ConvNextError(f"Cannot read {path}: {error.strerror}. Make it readable or remove it.") from None
@@ -196,6 +199,14 @@ def said(problems: list[str], most: int = 10) -> list[str]:
     """The first problems, and how many more there are."""
     more = [f".. and {len(problems) - most:,} more such problems."] if len(problems) > most else []
     return problems[:most] + more
+
+
+def part_of(word: str) -> str | None:
+    """The part that a word such as "valid" means: "train", "val" or "test"; None if it means none."""
+    word = word.strip().lower()
+    if word in ("train", "test"):
+        return word
+    return "train" if word in TRAIN_NAMES else "val" if word in (*VAL_NAMES, "dev") else None
 
 
 def natural(names: Iterable[str]) -> list[str]:

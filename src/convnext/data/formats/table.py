@@ -19,8 +19,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from convnext.data.conventions import TRAIN_NAMES, VAL_NAMES
-from convnext.data.formats.content import Content, Item, inside, listed_classes, read_text
+from convnext.data.conventions import VAL_NAMES
+from convnext.data.formats.content import Content, Item, inside, listed_classes, part_of, read_text
 from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError, nearest
 from convnext.recipes.reading import Reading
@@ -196,7 +196,10 @@ def _read_json_lines(path: Path, text: str) -> Table:
         try:
             entry = json.loads(each)
         except (ValueError, RecursionError) as error:
-            raise ConvNextError(f"{path}, line {line}, is not JSON: {error}. Each line is one object.") from None
+            said = getattr(error, "msg", None) or error  # its own numbers count in this line alone
+            raise ConvNextError(
+                f"{path}, line {line}, is not JSON: {said}. Correct it: each line is one object."
+            ) from None
         if not isinstance(entry, dict):
             raise ConvNextError(f'{path}, line {line}, is no object like {{"file": "1.jpg", "label": "cat"}}.')
         header = header or list(entry)
@@ -286,13 +289,8 @@ def _text(table: Table, line: int, value: Any, empty: bool = False) -> str:
 def _part(table: Table, row: list[Any], columns: Columns, line: int) -> str:
     if columns.split is None:
         return ""
-    word = str(row[columns.split]).strip().lower()
-    if word == "test":
-        return "test"
-    if word in TRAIN_NAMES:
-        return "train"
-    if word in VAL_NAMES or word == "dev":
-        return "val"
+    if part := part_of(str(row[columns.split])):
+        return part
     name = table.header[columns.split]
     raise ConvNextError(f"{table.where(line)}: {name!r} is {row[columns.split]!r}, and must be train, val or test.")
 

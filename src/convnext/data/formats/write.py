@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from convnext.data.formats.content import CLASSES, Content, Item, Object, image_size
+from convnext.data.formats.content import CLASSES, Content, Item, Object
+from convnext.data.formats.pictures import Source
+from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
 
@@ -40,19 +42,47 @@ def write_objects(content: Content, out: Path, kind: str, progress: Callable[[in
         for item in items:
             done += 1
             progress(done, total)
-            size = item.size or image_size(item.file)
+            size = content.size(item)
             if size is None:
                 lost["unreadable"] += 1
                 continue
+            if item.row >= 0 and Path(item.name).suffix.lower() not in IMAGE_EXTENSIONS:
+                item.name += ending_of(content.source(item))
             written.append((item, write(content, out, part, item, size, lost), size))
         end(content, out, part, written)
     return [LOST[key].format(f"{count:,}") for key, count in lost.items()]
 
 
-def copied(source: Path, target: Path) -> None:
-    """A copy of an image file at another place."""
+MAGIC = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+}
+"""First bytes of image files, and the ending of their names."""
+
+
+def ending_of(source: Source) -> str:
+    """Ending of the name for an image that is written as it is stored; pixels in memory become PNG."""
+    if isinstance(source, Path):
+        return source.suffix
+    if not isinstance(source, bytes):
+        return ".png"
+    return next((ending for magic, ending in MAGIC.items() if source.startswith(magic)), ".jpg")
+
+
+def place(content: Content, item: Item, target: Path) -> None:
+    """Write an item's image to another place, as it is stored."""
+    source = content.source(item)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    if isinstance(source, Path):
+        shutil.copyfile(source, target)
+    elif isinstance(source, bytes):
+        target.write_bytes(source)
+    else:
+        source.save(target, "PNG")
 
 
 # -- COCO
@@ -65,7 +95,7 @@ def _begin_coco(content: Content, out: Path, parts: dict[str, list[Item]]) -> No
 def _write_coco(
     content: Content, out: Path, part: str, item: Item, size: tuple[int, int], lost: Counter[str]
 ) -> list[Object]:
-    copied(item.file, out / part / item.name)
+    place(content, item, out / part / item.name)
     return item.objects
 
 
@@ -97,7 +127,7 @@ def _begin_yolo(content: Content, out: Path, parts: dict[str, list[Item]]) -> No
 
 
 def _write_yolo(content: Content, out: Path, part: str, item: Item, size: tuple[int, int], lost: Counter[str]) -> None:
-    copied(item.file, out / "images" / part / item.name)
+    place(content, item, out / "images" / part / item.name)
     lines = [line for each in item.objects if (line := _yolo_line(each, size, lost))]
     label = (out / "labels" / part / item.name).with_suffix(".txt")
     if label.exists():
@@ -142,7 +172,7 @@ def _write_voc(content: Content, out: Path, part: str, item: Item, size: tuple[i
             f"{item.name!r}: Pascal VOC has one folder of images whose names without ending are different and without spaces. "
             "Rename it, or take COCO or YOLO, which keep such names."
         )
-    copied(item.file, out / "JPEGImages" / item.name)
+    place(content, item, out / "JPEGImages" / item.name)
     lines = [f"<filename>{escape(item.name)}</filename>"]
     lines.append(f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>")
     for each in item.objects:

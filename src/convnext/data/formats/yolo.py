@@ -9,7 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from convnext.data.formats.content import Content, Item, Object, hull, image_size, inside, read_text
+from convnext.data.formats.content import Content, Item, Object, hull, inside, read_text
+from convnext.data.formats.pictures import size_of
 from convnext.data.images import IMAGE_EXTENSIONS
 from convnext.errors import ConvNextError
 from convnext.recipes.reading import Reading
@@ -160,7 +161,7 @@ def _item(file: Path, name: str, part: str, classes: int, only_boxes: bool, prob
     lines = read_text(path, MAX_LABELS).splitlines() if path.is_file() else []
     if not any(line.strip() for line in lines):
         return item
-    item.size = image_size(file)
+    item.size = size_of(file)
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         if line.strip() and (each := _object(line, where, classes, only_boxes, item.size, problems)):
@@ -176,22 +177,25 @@ def _object(
         label, values = float(words[0]), [float(word) for word in words[1:]]
     except ValueError:
         raise ConvNextError(
-            f"{where}: {line.strip()[:60]!r} are not numbers: class x y w h, or class x y x y x y .."
+            f"{where}: {line.strip()[:60]!r} are not numbers: class x y w h, or class x y x y x y .. "
+            "Correct the line, or remove it."
         ) from None
     values = values[:4] if only_boxes else values
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise ConvNextError(
-            f"{where} has {len(words)} numbers; it needs 5 (class x y w h), or a class and three points or more."
+            f"{where} has {len(words)} numbers; it needs 5 (class x y w h), or a class and three points or more. "
+            "Correct the line, or remove it."
         )
     if label != int(label) if math.isfinite(label) else True:
-        raise ConvNextError(f"{where}: the class {words[0]!r} is no whole number.")
+        raise ConvNextError(f"{where}: the class {words[0]!r} is no whole number. Correct it.")
     if not 0 <= label < classes:
         raise ConvNextError(
             f"{where}: there is no class {int(label)}; the list has 0 to {classes - 1}. Add its name, or remove the line."
         )
     if not all(abs(value) < 10 for value in values):
         raise ConvNextError(
-            f"{where}: the numbers must be shares of the image's sides, 0 to 1; these look like pixels."
+            f"{where}: the numbers must be shares of the image's sides, 0 to 1; these look like pixels. "
+            "Write them anew."
         )
     if size is None:  # the image cannot be read; whoever reads it says so
         return None
