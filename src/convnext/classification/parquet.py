@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext.classification.dataset import ImageDataset, file_state, hold_out
+from convnext.data.formats.content import read_text
 from convnext.data.images import ImageError
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
@@ -169,7 +170,7 @@ def _parts(root: Path) -> tuple[list[Path], list[Path]]:
 
 def _names_in_file(root: Path) -> list[str] | None:
     path = root / "classes.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_text(path).splitlines() if path.is_file() else None
 
 
 def _names_in_metadata(schema: pa.Schema, label_column: str) -> list[str] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext.classification.dataset import ImageDataset, hold_out
+from convnext.data.formats.content import read_text
 from convnext.data.patterns import braces, matching_files
 from convnext.data.remote import RemoteReader, fetch_indexes, remote_index
 from convnext.data.shards import Index, ShardReader, open_index
@@ -172,4 +173,4 @@ def _parts(root: Path) -> tuple[list[Path], list[Path]]:
 
 def _classes(root: Path) -> list[str] | None:
     path = root / "classes.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else None
+    return read_text(path).splitlines() if path.is_file() else None

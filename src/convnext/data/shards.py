@@ -70,7 +70,10 @@ def open_index(shard: Path) -> Index:
     state = _state(shard)
     if (index := _read(file, state)) is not None:
         return index
-    content = _pack(_scan(shard), state)
+    try:
+        content = _pack(_scan(shard), state)
+    except OSError as error:
+        raise ConvNextError(f"Cannot read {shard}: {error.strerror}. Make the file readable.") from None
     try:
         replace(file, lambda aside: aside.write_bytes(content))
     except OSError as error:
@@ -91,7 +94,7 @@ def _state(shard: Path) -> list[int]:
     try:
         state = shard.stat()
     except OSError as error:
-        raise ConvNextError(f"Cannot read {shard}: {error.strerror}.") from None
+        raise ConvNextError(f"Cannot read {shard}: {error.strerror}. Make the file readable.") from None
     return [state.st_size, state.st_mtime_ns]
 
 
@@ -166,7 +169,9 @@ def _scan(shard: Path) -> list[tuple[str, int, int, int]]:
             ) from None
     _complete(shard, samples, key, found, label)
     if not samples:
-        raise ConvNextError(f"{shard} holds no sample: an image and its label, such as 0017.jpg and 0017.cls.")
+        raise ConvNextError(
+            f"{shard} holds no sample: an image and its label, such as 0017.jpg and 0017.cls. Put some in."
+        )
     return samples
 
 
@@ -179,8 +184,8 @@ def _complete(
     if found is None or label is None:
         missing = "image" if found is None else "label (.cls or .json)"
         raise ConvNextError(
-            f"The sample {key!r} of {shard} has no {missing}. All files of a sample stand together in one tar, named alike up "
-            "to the first dot; where a sample is cut by the end of a tar, write the tars again."
+            f"The sample {key!r} of {shard} has no {missing}. Add it: all files of a sample stand together in one tar, "
+            "named alike up to the first dot; where a sample is cut by the end of a tar, write the tars again."
         )
     samples.append((key, *found, label))
 
@@ -195,7 +200,7 @@ def _label(shard: Path, name: str, content: bytes) -> int:
             raise ValueError
     except (ValueError, KeyError, RecursionError):
         raise ConvNextError(
-            f'{name} in {shard} states no label: a .cls file holds a number from 0 on, a .json file has it as "label".'
+            f'{name} in {shard} states no label: a .cls file holds a number from 0 on, a .json file has it as "label". Correct it.'
         ) from None
     return value
 

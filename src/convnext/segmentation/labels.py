@@ -77,7 +77,7 @@ def read_labels(root: Path, ade20k: bool, reduce_zero_label: bool | None = None)
         named = dict(enumerate(listed, start=int(reduced)))
     classes, where = [named[value] for value in sorted(named)], path or root
     if not classes or not all(classes) or len(set(classes)) < len(classes):
-        raise ConvNextError(f"{where} must name at least one class; no name may be empty or there twice.")
+        raise ConvNextError(f"{where} must name at least one class; no name may be empty or there twice. Correct it.")
     if max(named) >= IGNORED or min(named) < 0:
         raise ConvNextError(
             f"{where} gives classes the values {min(named)} to {max(named)}; they must be 0 to {IGNORED - 1}, because "

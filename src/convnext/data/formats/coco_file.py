@@ -48,7 +48,8 @@ class CocoFile:
         sizes = np.stack([image("height", int), image("width", int)], axis=1)
         if len(flat := np.flatnonzero((sizes < 1).any(axis=1))):
             raise ConvNextError(
-                f"{path}: entry {flat[0]} in 'images' is {sizes[flat[0]].tolist()} pixels high and wide."
+                f"{path}: entry {flat[0]} in 'images' is {sizes[flat[0]].tolist()} pixels high and wide. Correct it, or leave "
+                "the image out."
             )
         has_segmentation = [bool(entry.get(SEGMENTATION)) for entry in annotations]
         return cls(
@@ -139,14 +140,14 @@ def _parse(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ConvNextError(f"Cannot read the annotations {path}: {error.strerror}.") from None
+        raise ConvNextError(f"Cannot read the annotations {path}: {error.strerror}. Make the file readable.") from None
     except (ValueError, RecursionError) as error:
         raise ConvNextError(f"The annotations {path} are not JSON: {error}. Get a fresh copy of the file.") from None
     for key in _KEYS:
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ConvNextError(
-                f"{path} is not an annotation file in COCO's format: it has no list {key!r}. It must have lists of "
+                f"{path} is not an annotation file in COCO's format: it has no list {key!r}. Get a file with lists of "
                 f"{', '.join(_KEYS)}."
             )
         if not entries and key != "annotations":
@@ -170,7 +171,8 @@ def _column(
             except (TypeError, ValueError, OverflowError):
                 expected = "a text" if kind is str else "4 numbers: x, y, w, h" if width else "a number"
                 raise ConvNextError(
-                    f"{path}: {key!r} of entry {position} in {what!r} is {value!r}, and must be {expected}."
+                    f"{path}: {key!r} of entry {position} in {what!r} is {repr(value)[:80]}, and must be {expected}. "
+                    "Correct it, or leave the entry out."
                 ) from None
         raise
 

@@ -41,7 +41,7 @@ def read_xml(path: Path) -> Element:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ConvNextError(
-                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} that a file of labels may have."
+                f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} that a file of labels may have. Remove the file."
             )
         data = path.read_bytes()
     except OSError as error:
@@ -61,7 +61,9 @@ def read_xml(path: Path) -> Element:
         nonlocal count
         count += 1
         if count > MAX_ELEMENTS or len(open_elements) > MAX_DEPTH:
-            raise ConvNextError(f"{path}, line {parser.CurrentLineNumber}: there are too many elements for one image.")
+            raise ConvNextError(
+                f"{path}, line {parser.CurrentLineNumber}: there are too many elements for one image. Remove the file."
+            )
         element = Element(tag, parser.CurrentLineNumber)
         open_elements[-1].children.append(element)
         open_elements.append(element)
