@@ -214,7 +214,6 @@ BALANCING = {
     "--sampling sqrt": {"sampling": "sqrt"},
     "--sampling balanced": {"sampling": "balanced"},
     "--class-weights balanced": {"class_weights": "balanced"},
-    "--class-weights inverse-sqrt": {"class_weights": "inverse-sqrt"},
 }
 
 
