@@ -5,9 +5,14 @@
 Steps run in order of importance, each in a process group of its own (a kernel that fails takes no other step with it, and one
 that hangs is ended with all its children), and write rows as they are measured; what a step prints goes to DIR/STEP.log and its
 end to the terminal. A step whose time would not fit any more is left out and said so. `--steps` chooses some, so that several
-visits to a machine cover all; three of ten minutes:
+visits to a machine cover all; four of ten minutes:
 
-    smoke depthwise mlp inference:tiny tests    sweep train:tiny profile inference:base    autotune:tiny train:base autotune:base
+    smoke depthwise mlp inference:tiny tests      sweep blocks train:tiny profile
+    autotune:tiny inference:base                  train:base autotune:base
+
+The peers of ours are timm's ConvNeXt in every way that is known to be fast somewhere: {eager, compile, reduce-overhead,
+max-autotune} x {NCHW, NHWC} x {linear layers, conv_mlp}. After every step DIR/best.json says what ours is over the best of them;
+that ratio is called `ratio_to_the_best` when all sixteen were tried, and before `ratio_so_far`.
 
 `--archive` packs DIR into one file after every step. The package need not be installed: PYTHONPATH=src is set for the steps.
 The rows of models are those of `convnext benchmark --out`. `--device cpu` is a dry run on tiny shapes.
@@ -25,6 +30,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -40,38 +46,39 @@ MINUTES = {
     "smoke": 0.7,
     "depthwise": 0.7,
     "mlp": 0.7,
-    "inference:tiny": 3.0,
+    "inference:tiny": 4.5,
     "tests": 2.5,
     "sweep": 1.5,
-    "train:tiny": 4.5,
+    "blocks": 0.7,
+    "train:tiny": 6.0,
     "profile": 0.7,
     "recompute:tiny": 1.0,
-    "inference:base": 2.0,
-    "train:base": 2.5,
+    "inference:base": 3.5,
+    "train:base": 3.5,
     "recompute:base": 1.0,
-    "autotune:tiny": 3.0,
+    "autotune:tiny": 5.0,
     "swin:tiny": 1.5,
     "batch1:tiny": 1.5,
     "batch1:base": 1.5,
     "patchify": 0.7,
-    "inference:small": 2.0,
-    "inference:large": 2.0,
-    "train:small": 2.5,
-    "train:large": 2.5,
+    "inference:small": 3.5,
+    "inference:large": 3.5,
+    "train:small": 3.5,
+    "train:large": 3.5,
     "swin:small": 1.5,
     "swin:base": 1.5,
     "swin:large": 1.5,
-    "autotune:base": 4.0,
-    "autotune:small": 4.0,
-    "autotune:large": 5.0,
-    "autotune-train:tiny": 5.0,
-    "autotune-train:base": 6.0,
+    "autotune:base": 5.5,
+    "autotune:small": 5.5,
+    "autotune:large": 7.0,
+    "autotune-train:tiny": 8.0,
+    "autotune-train:base": 9.0,
 }
 """Steps in order of importance, and the minutes without which none is begun.
 
-smoke, depthwise, mlp, patchify: gpu_kernels.py; sweep, profile: gpu_sweep.py; inference, batch1 (with and without a CUDA
-graph) and train: ours (plain, and `deploy` in inference) and timm's, eager and compiled; autotune: timm's with max-autotune;
-recompute: our training step with hidden layers made again; swin: Swins."""
+smoke, depthwise, mlp, patchify: gpu_kernels.py; sweep, blocks, profile: gpu_sweep.py; inference, batch1 (with and without a CUDA
+graph) and train: ours (plain, and `deploy` in inference) and timm's; autotune: timm's compilations that take
+longest; recompute: our training step with hidden layers made again; swin: Swins."""
 DEVICE = "cuda"
 BATCH = 256
 ROUNDS, SECONDS = 10, 0.3
@@ -79,9 +86,22 @@ DRY = {"DEVICE": "cpu", "BATCH": 1, "ROUNDS": 1, "SECONDS": 0.001, "SIZES": dict
 COMPILES = {  # of the peers
     "inference": ("none", "default", "reduce-overhead"),
     "autotune": ("max-autotune",),
+    "autotune-train": ("reduce-overhead", "max-autotune"),
     **dict.fromkeys(("train", "recompute", "swin", "batch1"), ("none", "default")),
 }
-SCRIPTS = {"gpu_kernels": ("smoke", "depthwise", "mlp", "patchify"), "gpu_sweep": ("sweep", "profile")}
+PAIRS = {
+    "inference": ("inference", "autotune"),
+    "train": ("train", "autotune-train"),
+}  # steps that try all peers between them
+EVERY = {  # (compile, layout, conv_mlp)
+    (how, layout, conv)
+    for how in ("none", "default", "reduce-overhead", "max-autotune")
+    for layout in ("nchw", "nhwc")
+    for conv in (False, True)
+}
+CONV_MLP = ".conv_mlp"  # the tag by which `convnext benchmark` knows timm's form with 1x1 convolutions
+NO_TIME = "not measured: the time was used up"  # the error of a row that says nothing of its peer
+SCRIPTS = {"gpu_kernels": ("smoke", "depthwise", "mlp", "patchify"), "gpu_sweep": ("sweep", "blocks", "profile")}
 SHARDS = 8  # processes of the tests
 PATIENCE = 10  # seconds between SIGTERM and SIGKILL
 
@@ -108,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         summary.append(launch(step, arguments.out, end, arguments.device))
         write(arguments.out / "suite.json", {"command": " ".join(["python", *sys.argv]), "steps": summary})
         print(json.dumps(summary[-1]), flush=True)
+        write(arguments.out / "best.json", best(arguments.out))
         if arguments.archive:
             with tarfile.open(arguments.archive, "w:gz") as archive:
                 archive.add(arguments.out, arcname=arguments.out.name)
@@ -203,7 +224,7 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
         modes=("train",) if training else ("inference",),
         batches=(1,) if kind == "batch1" else (BATCH,),
         image_sizes=(224,) if DEVICE == "cuda" else (32,),
-        compiles=COMPILES[kind.partition("-")[0]] if DEVICE == "cuda" else ("none",),
+        compiles=COMPILES[kind] if DEVICE == "cuda" else ("none",),
         layouts=("nchw", "nhwc") if DEVICE == "cuda" else ("nchw",),
         graphs="both" if kind == "batch1" and DEVICE == "cuda" else "off",
         ours={
@@ -211,7 +232,7 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
             "layouts": ("nhwc",),
         },
     )
-    names = [SIZES[size], f"timm:{SWINS[size] if kind == 'swin' else SIZES[size]}"][: 1 if kind == "recompute" else 2]
+    names = [SIZES[size], *peers(kind, size)]
     device = torch.device(DEVICE)
     configs = expand(names, choices, device.type, networks.deployable)
     path = out / f"{kind}_{size}.json"
@@ -230,6 +251,47 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
         how = [config["form"], config["compile"], config["layout"], *(["graph"] if config["graph"] else [])]
         said = row["error"] or f"{speed:10.1f} img/s  ratio {row.get('ratio')}  {row.get('peak_memory_mb')} MB"
         print(f"{config['model']:40} {' '.join(how):32} {said}", flush=True)
+
+
+def peers(kind: str, size: str) -> list[str]:
+    """The peers of a step, by the names of `convnext benchmark`."""
+    if kind == "recompute":
+        return []
+    name = f"timm:{(SWINS if kind == 'swin' else SIZES)[size]}"
+    return [name] if kind in ("swin", "batch1") else [name, f"{name}{CONV_MLP}"]
+
+
+def best(out: Path) -> list[dict]:
+    """For each mode and size the speed of ours over that of the fastest peer, and what of EVERY was tried, from DIR's rows.
+
+    A step's ratio is of what took turns in it; the least of the steps' is taken. A peer that failed by itself was tried.
+    """
+    found = []
+    for mode, size in product(PAIRS, SIZES):
+        tried, failed, ratios = set(), [], []
+        for path in (out / f"{kind}_{size}.json" for kind in PAIRS[mode]):
+            ours, theirs = [], []
+            for row in json.loads(path.read_text())["rows"] if path.exists() else []:
+                config, mine = row["config"], row["library"] == "ours"
+                way = config["compile"], config["layout"], config["model"].endswith(CONV_MLP)
+                if row["error"] == NO_TIME:
+                    continue
+                if not mine:
+                    tried.add(way)
+                if row["error"]:
+                    failed.append({"model": config["model"], "way": way, "error": row["error"]})
+                else:
+                    label = " ".join((config["model"], config["form"], *way[:2]))
+                    (ours if mine else theirs).append((row["images_per_second"]["p50"], label))
+            if ours and theirs:
+                (speed, label), (other, peer) = max(ours), max(theirs)
+                ratios.append((round(speed / other, 4), label, peer))
+        if ratios:
+            ratio, label, peer = min(ratios)
+            name = "ratio_so_far" if EVERY - tried else "ratio_to_the_best"
+            row = {"mode": mode, "size": size, name: ratio, "ours": label, "theirs": peer, "failed": failed}
+            found.append(row | {"not_tried": sorted(EVERY - tried)})
+    return found
 
 
 def facts() -> dict:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from convnext.benchmark import ceilings, networks, prepare
 from convnext.benchmark.configs import Config
@@ -183,10 +184,23 @@ def test_a_peer_is_built_for_the_size_of_the_images_without_stochastic_depth():
     assert networks.counted("torchvision:convnext_tiny", 224).macs == ours.macs
 
 
+def test_a_convnext_of_timm_with_convolutions_in_place_of_linear_layers():
+    with torch.device("meta"):
+        linear, conv = (networks.build(f"timm:convnext_tiny{tag}") for tag in ("", ".conv_mlp"))
+    found = [type(model.stages[0].blocks[0].mlp.fc1) for model in (linear, conv)]
+    assert found == [nn.Linear, nn.Conv2d]
+    assert [networks.counted(f"timm:convnext_tiny{tag}", 224).params for tag in ("", ".conv_mlp")] == [
+        COUNTED["convnext_tiny"].params
+    ] * 2
+    with pytest.raises(ConvNextError, match="cannot build .*resnet18.conv_mlp"):
+        networks.build("timm:resnet18.conv_mlp")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("timm:convnext_tiny.in12k_ft_in1k", "convnext_tiny"),
+        ("timm:convnext_tiny.conv_mlp", "convnext_tiny"),
         ("torchvision:convnext_tiny.IMAGENET1K_V1", "convnext_tiny"),
         ("transformers:facebook/convnext-tiny-224", "convnext_tiny"),
         ("convnext_tiny", "convnext_tiny"),

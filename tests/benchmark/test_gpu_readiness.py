@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from convnext.benchmark import ceilings, memory
+from convnext.benchmark.run import NO_TIME
 from convnext.errors import ConvNextError
 from convnext.models.block import Block
+from convnext.robustness.peers import CONV_MLP
 from scripts import SCRIPTS, load, run
 
 
@@ -41,10 +43,48 @@ def test_the_gpu_suite_measures_models_wherever_it_is_told_to(tmp_path, monkeypa
     assert not Block.recompute_hidden, "the step's setting outlives it"
 
 
+def test_a_ratio_is_to_the_best_when_every_way_of_the_peer_was_tried(tmp_path):
+    suite = load("gpu_suite")
+    assert suite["NO_TIME"] == NO_TIME
+    assert suite["CONV_MLP"] == CONV_MLP
+    assert suite["best"](tmp_path) == []
+    row = {"library": "ours", "error": None, "config": {"model": "convnext_tiny", "form": "deploy", "compile": "none"}}
+    ours = row | {"config": row["config"] | {"layout": "nhwc"}, "images_per_second": {"p50": 300.0}}
+
+    def peer(how, layout, conv, speed, error=None):
+        config = {"model": f"timm:convnext_tiny{CONV_MLP if conv else ''}", "form": "plain"}
+        config |= {"compile": how, "layout": layout}
+        return {"library": "timm", "error": error, "config": config, "images_per_second": {"p50": speed}}
+
+    def write(kind, *rows):
+        (tmp_path / f"{kind}_tiny.json").write_text(json.dumps({"rows": rows}))
+
+    ways = sorted(suite["EVERY"])
+    assert len(ways) == 16
+    slow = [way for way in ways if way[0] == "max-autotune"]
+    write("inference", ours, *(peer(*way, 100.0 + i) for i, way in enumerate(ways) if way not in slow))
+    (found,) = suite["best"](tmp_path)
+    assert found["not_tried"] == slow
+    assert found["ratio_so_far"] == round(300 / (100 + len(ways) - 1), 4)
+    write(
+        "autotune",
+        ours,
+        peer(*slow[0], 150.0),
+        *(peer(*way, 0, "failed") for way in slow[1:3]),
+        peer(*slow[3], 0, NO_TIME),
+    )
+    (found,) = suite["best"](tmp_path)
+    assert (found["ratio_so_far"], found["not_tried"], len(found["failed"])) == (2.0, [slow[3]], 2)
+    write("autotune", ours, *(peer(*way, 200.0 - i) for i, way in enumerate(slow)))
+    (found,) = suite["best"](tmp_path)
+    assert (found["ratio_to_the_best"], found["not_tried"]) == (1.5, [])
+    assert found["theirs"] == f"timm:convnext_tiny plain {' '.join(slow[0][:2])}"
+
+
 @pytest.mark.slow  # six processes import everything
 def test_a_dry_run_of_the_gpu_suite_passes_every_kind_of_step(tmp_path):
     """On a CPU, in PyTorch's own operations, on tiny shapes."""
-    steps = ["smoke", "depthwise", "mlp", "sweep", "profile", "patchify", "inference:tiny"]
+    steps = ["smoke", "depthwise", "mlp", "sweep", "blocks", "profile", "patchify", "inference:tiny"]
     out, archive = tmp_path / "out", tmp_path / "results.tar.gz"
     argv = ["--out", str(out), "--archive", str(archive), "--device", "cpu", "--minutes", "30", "--steps", *steps]
     with pytest.raises(SystemExit) as stop:
@@ -53,12 +93,15 @@ def test_a_dry_run_of_the_gpu_suite_passes_every_kind_of_step(tmp_path):
     assert stop.value.code == 0, summary
     assert [(step["step"], step["result"]) for step in summary] == [(step, "done") for step in steps]
     smoke = json.loads((out / "smoke.json").read_text())["rows"]
-    assert {row["what"].split()[0] for row in smoke} == {"depthwise_norm", "mlp"}
+    assert {row["what"].split()[0] for row in smoke} == {"blocks", "depthwise_norm", "mlp"}
     assert all(row["ok"] and row["gpu"] is None for row in smoke)
-    for step in ("depthwise", "mlp", "patchify", "profile"):
+    for step in ("depthwise", "mlp", "blocks", "patchify", "profile"):
         rows = json.loads((out / f"{step}.json").read_text())["rows"]
         assert rows
         assert not any("error" in row for row in rows), rows
+    (best,) = json.loads((out / "best.json").read_text())
+    assert best["ratio_so_far"] > 0
+    assert len(best["not_tried"]) == 14  # without compilation, in one layout
     with tarfile.open(archive) as packed:
         assert {"out/suite.json", "out/smoke.json", "out/smoke.log"} <= set(packed.getnames())
 

@@ -16,6 +16,7 @@ from convnext.benchmark.prepare import arithmetic, prepare
 from convnext.benchmark.rows import Results, make_row
 from convnext.benchmark.throughput import Clock, Runner, reason, run_rounds, warm_up
 
+NO_TIME = "not measured: the time was used up"
 Show = Callable[[str, float, float], None]
 """Takes a text, how much of the group is done, and how much there is."""
 Say = Callable[[Config, str, float], None]
@@ -139,7 +140,7 @@ class _Session:
         """Build, compile and warm up; on a GPU measure memory too. A failure is the runner's `error`."""
         runner = Runner(config, _nothing, alone=alone)
         if self.time_left() <= 0:
-            runner.error = "not measured: the time was used up"
+            runner.error = NO_TIME
             return runner
         try:
             before = memory.GpuMemory(self.device) if self.with_memory and self.device.type == "cuda" else None

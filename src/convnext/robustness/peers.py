@@ -28,6 +28,9 @@ TABLE8 = {
 """Peers whose weights are those of a row of Table 8, trained on ImageNet-1K."""
 
 
+CONV_MLP = ".conv_mlp"  # the tag of a timm name that is no tag of weights, but of the form
+
+
 @dataclass(frozen=True)
 class Library:
     """Functions that take a name within the library, such as `convnext_tiny.in22k`.
@@ -65,7 +68,8 @@ def build_peer(name: str, image_size: int) -> nn.Module:
     """Build the architecture in training mode with random weights and 1,000 classes, without stochastic depth.
 
     Args:
-        name: `timm:NAME`, `torchvision:NAME` or `transformers:ID`; a tag such as `.in22k` is ignored.
+        name: `timm:NAME`, `torchvision:NAME` or `transformers:ID`; a tag such as `.in22k` is ignored, but for `.conv_mlp`:
+            timm's ConvNeXt with 1x1 convolutions in place of linear layers.
         image_size: pixels of a side, for architectures that are built for one size.
 
     Raises:
@@ -133,9 +137,11 @@ def _load_timm(name: str, rest: str) -> Subject:
 
 
 def _build_timm(rest: str, image_size: int) -> nn.Module:
+    options: dict[str, Any] = {"conv_mlp": True} if rest.endswith(CONV_MLP) else {}
+    rest = rest.removesuffix(CONV_MLP)
     config = timm.get_pretrained_cfg(rest)
     fixed = config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != (image_size, image_size)
-    options: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    options |= {"img_size": image_size} if fixed else {}
     return timm.create_model(rest, pretrained=False, num_classes=1000, **options)
 
 
