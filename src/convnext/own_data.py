@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convnext import tasks
 from convnext.errors import ConvNextError
+from convnext.runtime.names import TRAINED_ON
 from convnext.task.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from convnext.task.results import Evaluation
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Images to evaluate on: in words, and how many of them the model was trained on (None where unknown)."""
+    """Images to evaluate on.
+
+    Attributes:
+        samples: the dataset; `words`: where it is from.
+        trained_on: how many of them the model was trained on; None where unknown.
+        part: of the model's own data: "val", "train" or "all"; None of other data.
+        training: the recipe of the run whose own data they are; None of other data and of other files.
+    """
 
     samples: Any
     words: str
     trained_on: int | None
+    part: str | None = None
+    training: Any = None
+
+    def complete(self, result: Evaluation, spec: TaskSpec) -> None:
+        """Note in a result what it was measured on; with a run's go drawings of what it was trained on."""
+        result.trained_on, result.part = self.trained_on, self.part
+        if self.training is not None:
+            from convnext.task.examples import training_examples, write_examples
+
+            drawn = partial(training_examples, spec, self.training)
+            result.files[TRAINED_ON] = partial(write_examples, drawn)
 
 
 def choose_images(opened: tasks.Opened, data: Any, split: str | None, options: dict[str, Any]) -> Chosen:
@@ -49,7 +72,8 @@ def choose_images(opened: tasks.Opened, data: Any, split: str | None, options: d
         where = {"val": "held out", "train": "trained on", "all": "held out and trained on"}[split]
         counts = {"val": 0, "train": len(samples)}
         trained_on = counts[split] if split in counts else len(spec.open_split(asked, "train"))
-        return Chosen(samples, f"{asked.data} ({where}{'' if split == 'val' else f': {trained_on:,}'})", trained_on)
+        words = f"{asked.data} ({where}{'' if split == 'val' else f': {trained_on:,}'})"
+        return Chosen(samples, words, trained_on, split, asked if opened.recipe else None)
     asked = replace(asked, **dict.fromkeys(asked.places[1:], ""))  # of the training data, not of this
     if split is not None:
         samples = spec.open_split(asked, split)

@@ -6,6 +6,8 @@ resumed run has no state to restore.
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,3 +31,15 @@ def seed_all(*keys: int | str) -> None:
     """`seed_cpu`, and the generators of all devices: once a step, since asking for the devices takes 0.2 ms."""
     seed_cpu(*keys)
     torch.manual_seed(derive(*keys))
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Give Python's, NumPy's and PyTorch's CPU generators their states back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

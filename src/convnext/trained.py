@@ -396,5 +396,5 @@ def evaluate(
             workers,
             lambda done: progress(done, share),
         )
-    result.trained_on = chosen.trained_on
+    chosen.complete(result, spec)
     return result

@@ -212,6 +212,12 @@ def test_evaluation_uses_the_thresholds_of_the_weights():
     assert results[1]["f1"] == 0
     assert results[0]["map"] == results[1]["map"]
     assert "mAP %" in str(results[0])
+    assert "thresholds were chosen" not in str(results[0]), "on other images they were not"
+    assert "thresholds were chosen on the same held-out images" in str(replace(results[0], part="val"))
+    bins = results[0].details["calibration"]["best"]
+    assert sum(bins["count"]) == 120, "pairs of an image and a class"
+    right = sum(n * share for n, share in zip(bins["count"], bins["accuracy"], strict=True))
+    assert right == pytest.approx(40), "one class of each image applies"
     several = fitting(images, True, "x")
     assert several.labels.sum(1).tolist() == [1] * 40
     with pytest.raises(ConvNextError, match="several labels each"):
@@ -248,7 +254,9 @@ def test_the_whole_way(table, tmp_path, capsys):
         (out / name).unlink()
     assert run([*argv, "--multi-label-loss", "asymmetric", "--best-by", "f1"]) == 0, "it only writes what is missing"
     assert (out / "model.safetensors").read_bytes() == before
+    capsys.readouterr()
     assert run(["evaluate", str(out), "--out", str(tmp_path / "e")]) == 0
+    assert "thresholds were chosen on the same held-out images" in capsys.readouterr().out
     held_out = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     last = [record for record in run_records(out) if record["kind"] == "eval"][-1]
     assert held_out["results"]["raw"] == pytest.approx(

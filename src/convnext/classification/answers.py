@@ -1,27 +1,22 @@
-"""Answers to single images in an evaluation, kept for reports: `predictions.parquet`, with small pictures of the telling ones.
+"""Answers to single images in an evaluation, kept for reports and for people: `predictions.parquet`.
 
 Legend: N images, K classes.
 """
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch import Tensor
 
 from convnext.classification.dataset import ImageDataset
+from convnext.classification.label_metrics import LabelScores
 from convnext.files import replace
 from convnext.runtime.world import World
-
-SHOWN = 12
-"""Surest mistakes, and least sure hits, that get a picture."""
-SIDE = 128
-"""Pixels of a picture's longer side."""
+from convnext.task.examples import utf8
 
 
 class Answers:
@@ -55,30 +50,35 @@ class Kept:
 
 
 def write_answers(kept: Kept, samples: ImageDataset, names: list[str], path: Path) -> None:
-    """Write a row for each image: `image`, `truth`, `said`, `confidence`, `truth_probability`, and `picture`, a JPEG, for the
-    surest mistakes and the least sure hits."""
-    hit = kept.said == samples.labels
-    order = np.argsort(-kept.confidence, kind="stable")
-    telling = [*order[~hit[order]][:SHOWN], *order[hit[order]][::-1][:SHOWN]]
-    pictures: list[bytes | None] = [None] * len(samples)
-    for i in telling:
-        pictures[i] = picture(samples.image(int(i)))
+    """Write a row for each image: `image`, `truth`, `said`, `confidence`, `truth_probability`."""
     columns = {
-        "image": [samples.name(i) for i in range(len(samples))],
-        "truth": [names[k] for k in samples.labels],
-        "said": [names[k] for k in kept.said],
+        "image": _images(samples),
+        "truth": [utf8(names[k]) for k in samples.labels],
+        "said": [utf8(names[k]) for k in kept.said],
         "confidence": kept.confidence,
         "truth_probability": kept.truth,
-        "picture": pa.array(pictures, pa.binary()),
     }
     replace(path, lambda aside: pq.write_table(pa.table(columns), aside))
 
 
-def picture(image: Image.Image) -> bytes:
-    """A small JPEG; tiny images are enlarged pixel by pixel."""
-    scale = SIDE / max(image.size)
-    how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.BICUBIC
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
-    stream = BytesIO()
-    small.save(stream, "JPEG", quality=85)
-    return stream.getvalue()
+def write_labels(scores: LabelScores, samples: ImageDataset, names: list[str], path: Path) -> None:
+    """Write a row for each image: `image`, the lists `truth` and `said` of its labels, and `probability` of those said."""
+    said, written = scores.said(), [utf8(name) for name in names]
+    columns = {
+        "image": _images(samples),
+        "truth": pa.array([_chosen(written, row) for row in scores.truth], pa.list_(pa.string())),
+        "said": pa.array([_chosen(written, row) for row in said], pa.list_(pa.string())),
+        "probability": pa.array(
+            [p[row].tolist() for p, row in zip(scores.probabilities(), said, strict=True)], pa.list_(pa.float64())
+        ),
+    }
+    replace(path, lambda aside: pq.write_table(pa.table(columns), aside))
+
+
+def _images(samples: ImageDataset) -> list[str]:
+    return [utf8(samples.name(i)) for i in range(len(samples))]
+
+
+def _chosen(names: list[str], row: np.ndarray) -> list[str]:
+    """The names where a row (K,) is true."""
+    return [names[k] for k in np.flatnonzero(row)]

@@ -35,9 +35,17 @@ class LabelScores:
         columns = zip(self.logits.T, self.truth.T, strict=True)
         return np.array([average_precision(scores, truth) for scores, truth in columns])
 
+    def probabilities(self) -> np.ndarray:
+        """(N, K) float64 in 0..1."""
+        return probabilities(self.logits)
+
+    def said(self) -> np.ndarray:
+        """(N, K) bool: labels from their threshold on."""
+        return self.probabilities() >= self.thresholds
+
     def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(K,) int each: labels that were said and are right, that were said, and that are there."""
-        said = probabilities(self.logits) >= self.thresholds
+        said = self.said()
         return (said & self.truth).sum(0), said.sum(0), self.truth.sum(0)
 
     def metrics(self) -> dict[str, float]:

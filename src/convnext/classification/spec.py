@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convnext.classification.task import ClassificationTask
     from convnext.runtime.world import World
     from convnext.task.compare import Compared
+    from convnext.task.examples import TrainingViews
     from convnext.task.exported import Exported, Metadata
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation, Failure, Prediction
@@ -149,6 +150,11 @@ class ClassificationSpec(TaskSpec):
         from convnext.classification.task import ClassificationTask
 
         return LabelTask if train.multi_label else ClassificationTask
+
+    def training_views(self, recipe: Recipe, train: ImageDataset) -> TrainingViews:
+        from convnext.classification.examples import training_views
+
+        return training_views(recipe, train)
 
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         return f"{recipe.image_size}", f"{recipe.image_size} px"
@@ -281,7 +287,7 @@ class ClassificationSpec(TaskSpec):
                 which: LabelScores(logits[which], samples.labels, np.array(loaded.metadata["thresholds"]))
                 for which, loaded in models.items()
             }
-            return label_evaluation(models, scores, data, described(precision, world.device))
+            return label_evaluation(models, scores, data, described(precision, world.device), samples)
         results = evaluate(
             modules, loader, len(first.classes), world, precision, progress=progress, images=len(samples)
         )

@@ -3,15 +3,21 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from convnext.classification.answers import write_answers
+from convnext.classification.answers import write_answers, write_labels
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.evaluate import Result
+from convnext.classification.examples import telling_answers, telling_labels
 from convnext.classification.label_metrics import LabelScores
+from convnext.report.calibration import Calibration, calibration
 from convnext.report.confusion import draw_confusion
-from convnext.runtime.names import PREDICTIONS
+from convnext.runtime.names import EXAMPLES, PREDICTIONS
+from convnext.task.examples import write_examples
 from convnext.task.results import SHOWN, Evaluation, Table, interval, worst_first
 from convnext.task.spec import Loaded
+
+SAME_IMAGES = "F1 is a little too high: its thresholds were chosen on the same held-out images."
 
 
 def evaluation(
@@ -67,8 +73,16 @@ def evaluation(
         files["confusion.png"] = partial(draw_confusion, result.confusion, loaded.names)
     if result.answers is not None and samples is not None:
         files[PREDICTIONS] = partial(write_answers, result.answers, samples, loaded.names)
+        telling = partial(telling_answers, result.answers, samples, loaded)
+        files[EXAMPLES] = partial(write_examples, telling)
     metrics = {which: r.metrics() for which, r in results.items()}
-    details = {"image_size": loaded.preprocess.size, "per_class": per_class}
+    details: dict[str, Any] = {"image_size": loaded.preprocess.size, "per_class": per_class}
+    if samples is not None:
+        details["calibration"] = {
+            which: {"of": "answers", **calibration(r.answers.confidence, r.answers.said == samples.labels).to_dict()}
+            for which, r in results.items()
+            if r.answers is not None
+        }
     return Evaluation(data, images, metrics, "top1", precision, tables, details, files)
 
 
@@ -87,9 +101,9 @@ def mistaken_for(result: Result, names: list[str], true: int) -> str:
 
 
 def label_evaluation(
-    models: dict[str, Loaded], results: dict[str, LabelScores], data: str, precision: str
+    models: dict[str, Loaded], results: dict[str, LabelScores], data: str, precision: str, samples: ImageDataset
 ) -> Evaluation:
-    """The results of the weights in `models`, which give several labels to an image, as tables and JSON."""
+    """The results of the weights in `models`, which give several labels to an image, as tables, JSON and files."""
     first = next(iter(results))
     loaded, result = models[first], results[first]
     titles = {"map": "mAP %", "map_micro": "micro mAP %", "f1": "F1 %", "f1_micro": "micro F1 %", "loss": "loss"}
@@ -116,5 +130,20 @@ def label_evaluation(
         columns = ("class", "images", *keys.values(), "from")
         spare = ("recall %", "precision %")
         tables.append(Table(columns, rows, worst_first(first, len(worst), len(seen)), spare=spare))
-    details = {"image_size": size, "per_class": per_class}
-    return Evaluation(data, len(result.truth), metrics, "map", precision, tables, details)
+    pairs = {
+        which: {"of": "pairs of an image and a class", **_of_pairs(scores).to_dict()}
+        for which, scores in results.items()
+    }
+    details = {"image_size": size, "per_class": per_class, "calibration": pairs}
+    telling = partial(telling_labels, result, samples, loaded)
+    files: dict[str, Callable[[Path], object]] = {
+        PREDICTIONS: partial(write_labels, result, samples, loaded.names),
+        EXAMPLES: partial(write_examples, telling),
+    }
+    count = len(result.truth)
+    return Evaluation(data, count, metrics, "map", precision, tables, details, files, if_held_out=SAME_IMAGES)
+
+
+def _of_pairs(scores: LabelScores) -> Calibration:
+    """Of the probability that a label applies, over all pairs of an image and a class."""
+    return calibration(scores.probabilities().ravel(), scores.truth.ravel())

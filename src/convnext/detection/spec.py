@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from convnext.detection.coco import CocoImages
-    from convnext.detection.evaluate import Result
     from convnext.detection.results import Detection
     from convnext.detection.task import DetectionTask
     from convnext.runtime.world import World
     from convnext.task.compare import Compared, Tolerance
+    from convnext.task.examples import TrainingViews
     from convnext.task.exported import Exported, Metadata
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation, Failure, Prediction
@@ -38,7 +37,6 @@ PRECISIONS = {
     "convnext-int8": ("int8",),
 }
 """Formats and precisions in which detectors are exported."""
-AREAS = ("", "50", "75", "_small", "_medium", "_large")
 RESULTS = "detections.json"
 SLACK = 0.002  # by which counted MACs differ from Table 3
 
@@ -174,6 +172,11 @@ class DetectionSpec(TaskSpec):
 
         return DetectionTask
 
+    def training_views(self, recipe: Recipe, train: CocoImages) -> TrainingViews:
+        from convnext.detection.examples import training_views
+
+        return training_views(recipe, train)
+
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         sides = recipe.augment.short_sides
         text = f"short side {min(sides)} to {max(sides)} px, {recipe.test_short} in evaluation"
@@ -275,6 +278,7 @@ class DetectionSpec(TaskSpec):
         progress: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
         from convnext.detection.evaluate import evaluate
+        from convnext.detection.tables import evaluation
         from convnext.runtime.precision import described
 
         first = next(iter(models.values()))
@@ -291,7 +295,7 @@ class DetectionSpec(TaskSpec):
             reference=not options.fast,
         )
         tool = "faster-coco-eval" if options.fast else "pycocotools"
-        return evaluation(models, results, data, described(precision, world.device), len(samples), tool)
+        return evaluation(models, results, data, described(precision, world.device), samples, tool)
 
     # -- export
 
@@ -356,42 +360,6 @@ class DetectionSpec(TaskSpec):
         size = exported.metadata.size
         multiple = size[0] if size else PAD_MULTIPLE
         return compare_detectors(loaded.module, exported, names, views[0], loaded.classes, multiple, progress)
-
-
-def evaluation(
-    models: dict[str, Loaded], results: dict[str, Result], data: str, precision: str, images: int, tool: str
-) -> Evaluation:
-    """The results of the weights in `models` as tables and JSON, with the detections of each in a file."""
-    from convnext.task.results import SHOWN, Evaluation, Table, worst_first
-
-    metrics = {which: result.metrics() for which, result in results.items()}
-    rows = [
-        (which, kind, *(f"{values[f'{kind}_ap{area}']:.2f}" for area in AREAS))
-        for which, values in metrics.items()
-        for kind in ("box", "mask")
-        if f"{kind}_ap" in values
-    ]
-    columns = ("weights", "of", "AP", "AP50", "AP75", "AP small", "AP medium", "AP large")
-    tables = [Table(columns, rows, f"{images:,} images of {data}, {tool}, {precision}", left=2)]
-    first = next(iter(results))
-    seen = [row for row in results[first].per_class if row["objects"]]
-    if len(seen) > 1:
-        worst = sorted(seen, key=lambda row: row["box_ap"])[:SHOWN]
-        rows = [
-            (row["name"], row["objects"], *(f"{row[k]:.1f}" for k in ("box_ap", "mask_ap") if k in row))
-            for row in worst
-        ]
-        columns = ("class", "objects", "box AP", "mask AP")[: len(rows[0])]
-        tables.append(Table(columns, rows, worst_first(first, len(worst), len(seen))))
-    details = {"per_class": {which: result.per_class for which, result in results.items()}}
-    files: dict[str, Callable[[Path], object]] = {
-        f"detections-{which}.json": partial(_write_detections, result) for which, result in results.items()
-    }
-    return Evaluation(data, images, metrics, "box_ap", precision, tables, details, files)
-
-
-def _write_detections(result: Result, path: Path) -> Path:
-    return result.write_json(path)
 
 
 SPEC = DetectionSpec()

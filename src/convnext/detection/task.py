@@ -50,8 +50,7 @@ class DetectionTask(DataTask):
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def train_transform(self) -> TrainTransform:
-        a = self.recipe.augment
-        return TrainTransform(a.short_sides, a.long, a.hflip, a.random_crop, as_reference=a.as_reference)
+        return TrainTransform.of(self.recipe.augment)
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

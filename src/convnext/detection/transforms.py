@@ -15,6 +15,7 @@ from torch import Tensor
 from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import normalize, pixels, resize, scaled_size
 from convnext.recipes.dense import LONG, SHORT_SIDES
+from convnext.recipes.schema import DetectionAugment
 
 Target = dict[str, Tensor]
 
@@ -47,6 +48,12 @@ class TrainTransform:
     as_reference: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+    @classmethod
+    def of(cls, augment: DetectionAugment) -> "TrainTransform":
+        """The transform that a recipe asks for."""
+        a = augment
+        return cls(a.short_sides, a.long, a.hflip, a.random_crop, as_reference=a.as_reference)
 
     def __call__(self, image: Image, target: dict[str, np.ndarray]) -> tuple[Tensor, Target]:
         view = _View.of(image, target, self.as_reference)

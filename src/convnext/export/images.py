@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from convnext.data.find import find_images
 from convnext.data.images import decode
 from convnext.errors import ConvNextError
+from convnext.task.examples import spread
 from convnext.task.spec import TaskSpec
 
 DRAWN = 16
@@ -63,8 +63,3 @@ def drawn(size: int, count: int = DRAWN) -> ImageSet:
         return Image.fromarray(draw_scene(0, i, max(size, 64)).picture)
 
     return ImageSet(f"{count} drawn images", tuple(f"drawn image {i}" for i in range(count)), image)
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` of the indices 0..count-1, at equal distances: files and rows are often sorted by class."""
-    return [int(i) for i in np.linspace(0, count, min(count, limit), endpoint=False)]

@@ -3,11 +3,9 @@
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.json", "environment.json", "metrics.jsonl", "summary.json"
 LOCK, CHECKPOINTS, TENSORBOARD, CURVES = ".lock", "checkpoints", "tensorboard", "curves.png"
 RUN_FILES = {"best": "best.safetensors", "raw": "model.safetensors", "ema": "model_ema.safetensors"}  # the weights
-EVALUATION, RESULTS, PREDICTIONS = (
-    "evaluation",
-    "evaluation.json",
-    "predictions.parquet",
-)  # a folder of the run, files in it
+EVALUATION = "evaluation"  # a folder of the run
+RESULTS, PREDICTIONS = "evaluation.json", "predictions.parquet"  # files in it
+TRAINED_ON, EXAMPLES = "training.parquet", "examples.parquet"  # also: what `task.examples` draws
 DETAILS = (
     "_small",
     "_medium",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convnext.segmentation.results import Segmentation
     from convnext.segmentation.task import SegmentationTask
     from convnext.task.compare import Tolerance
+    from convnext.task.examples import TrainingViews
     from convnext.task.exported import Metadata
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation
@@ -156,6 +157,11 @@ class SegmentationSpec(TaskSpec):
 
         return SegmentationTask
 
+    def training_views(self, recipe: Recipe, train: MaskImages) -> TrainingViews:
+        from convnext.segmentation.examples import training_views
+
+        return training_views(recipe, train)
+
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
         augment = recipe.augment
         return f"{augment.crop}", f"short side {augment.short} px, crops of {augment.crop}"
@@ -235,8 +241,13 @@ class SegmentationSpec(TaskSpec):
         workers: int = 0,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
+        from functools import partial
+
+        from convnext.runtime.names import EXAMPLES
         from convnext.runtime.precision import described
+        from convnext.segmentation.examples import telling
         from convnext.segmentation.miou import evaluate
+        from convnext.task.examples import write_examples
 
         first = next(iter(models.values()))
         self._check_mode(first, options.mode)
@@ -250,7 +261,10 @@ class SegmentationSpec(TaskSpec):
             progress=progress,
             crop=first.preprocess.crop,
         )
-        return evaluation(models, results, data, described(precision, world.device), len(samples), options.mode)
+        found = evaluation(models, results, data, described(precision, world.device), len(samples), options.mode)
+        drawn = partial(telling, first, samples, options.mode, precision)
+        found.files[EXAMPLES] = partial(write_examples, drawn)
+        return found
 
     # -- export
 

@@ -44,8 +44,7 @@ class SegmentationTask(DataTask):
         recompute_hidden(self.model, recipe.runtime.recompute_stages)
 
     def train_transform(self) -> TrainTransform:
-        a = self.recipe.augment
-        return TrainTransform(a.short, a.long, a.scale, a.crop, a.max_share, a.hflip, a.photometric)
+        return TrainTransform.of(self.recipe.augment)
 
     def evaluate(
         self, models: dict[str, nn.Module], interrupted: Callable[[], bool] = lambda: False

@@ -17,6 +17,7 @@ from torch import Tensor
 from convnext.data.conventions import IMAGENET_MEAN, IMAGENET_STD
 from convnext.data.pixels import normalize, pixels, resize, scaled_size
 from convnext.errors import ConvNextError
+from convnext.recipes.schema import SegmentationAugment
 from convnext.segmentation.labels import IGNORED, size_error
 
 ATTEMPTS = 10
@@ -50,6 +51,12 @@ class TrainTransform:
     photometric: bool = True
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+    @classmethod
+    def of(cls, augment: SegmentationAugment) -> "TrainTransform":
+        """The transform that a recipe asks for."""
+        a = augment
+        return cls(a.short, a.long, a.scale, a.crop, a.max_share, a.hflip, a.photometric)
 
     def __call__(self, image: Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """RGB image and its labels (H,W) uint8 -> (3,crop,crop) float, padded with 0; (crop,crop) int64, with 255.

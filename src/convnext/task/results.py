@@ -109,6 +109,8 @@ class Evaluation:
         tables: for people.
         details: further JSON values of `evaluation.json`, such as the metrics of each class.
         files: name -> a function that writes the file, such as a figure.
+        if_held_out: a sentence that belongs to the tables where the images are those that the training held out.
+        part: of the model's own data: "val", "train" or "all"; None of other data.
     """
 
     data: str
@@ -120,6 +122,13 @@ class Evaluation:
     details: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Callable[[Path], object]] = field(default_factory=dict)
     trained_on: int | None = None
+    if_held_out: str = ""
+    part: str | None = None
+
+    @property
+    def note(self) -> str:
+        """A sentence about the numbers; empty without one."""
+        return self.if_held_out if self.part in ("val", "all") else ""
 
     def __getitem__(self, metric: str) -> float:
         """The metric of the weights that are in use, the first."""
@@ -128,6 +137,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """All values as JSON has them."""
         facts = {"data": self.data, "images": self.images, "trained_on": self.trained_on, "precision": self.precision}
+        facts |= {"note": self.note} if self.note else {}
         parts = {"results": self.metrics, **self.details}
         return facts | {key: _apart(value) if isinstance(value, dict) else value for key, value in parts.items()}
 
@@ -141,7 +151,7 @@ class Evaluation:
         return folder
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.tables))
+        return "\n\n".join(filter(None, (*map(str, self.tables), self.note)))
 
     def __repr__(self) -> str:
         return f"<Evaluation: {self.primary} {self[self.primary]:.4g} on {self.images:,} images of {self.data}, {self.precision}>"

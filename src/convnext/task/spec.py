@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convnext.runtime.world import World
     from convnext.task.compare import Compared, Tolerance
     from convnext.task.engine import DataTask
+    from convnext.task.examples import TrainingViews
     from convnext.task.exported import Exported, Metadata
     from convnext.task.inputs import Input
     from convnext.task.results import Evaluation, Failure, Prediction
@@ -205,6 +206,10 @@ class TaskSpec(ABC):
     def engine(self, train: Any) -> type[DataTask]:
         """The class of the task as the training loop sees it, for training images like these."""
 
+    def training_views(self, recipe: Any, train: Any) -> TrainingViews | None:
+        """Transform and drawing of the training images, for people; None where a task does not tell."""
+        return None
+
     def geometry(self, recipe: Any) -> tuple[str, str]:
         """Size of the images in a run, briefly for tables ("224") and in words ("224 px")."""
         return "", ""
@@ -332,7 +337,7 @@ class TaskSpec(ABC):
         return loaded.preprocess.size
 
     def smallest_side(self, module: nn.Module) -> int:
-        """Least side in pixels of a graph of a free size: two positions of the deepest map, so that one is no special case."""
+        """Least side in pixels of a traced graph of a free size: two positions of the deepest map, so that one is no special case."""
         strides = getattr(getattr(module, "backbone", module), "strides", None)
         return 2 * (max(strides.values()) if isinstance(strides, dict) else 32)
 

@@ -109,7 +109,12 @@ def _decode(text: bytes, size: tuple[int, int]) -> np.ndarray:
     runs = np.array(counts, dtype=np.int64) if isinstance(counts, list) else run_lengths(counts)
     if not len(runs) or runs.min() < 0 or runs.sum() != math.prod(size):
         raise ValueError("its run lengths do not add up to its image")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T  # runs go down the columns
+    return mask_of(runs, size)
+
+
+def mask_of(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Lengths (n,) of runs of 0 and 1 in turn -> mask (h, w) bool of `size`; runs go down the columns."""
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
 
 
 def run_lengths(text: str | bytes) -> np.ndarray:
