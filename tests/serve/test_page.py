@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from chromium import PROGRAM, Browser
 from served_models import Process, classifier, detector, picture, segmenter
+
+from chromium import PROGRAM, Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PROGRAM, reason="needs Chromium (apt-get install chromium)")]
 PNG = picture(0, 320, 240)

@@ -14,8 +14,8 @@ from convnext.errors import ConvNextError, nearest
 HELP = """usage: convnext report FIGURE ... [--out FILE]
 
   convnext report curves RUN                   redraw a run's curves.png
-  convnext report run RUN                      one page about a run, RUN/report.html: result, curves, classes, confusion,
-                                               calibration, mistakes, settings; evaluate the run first
+  convnext report run RUN                      one page about a run, RUN/report.html: what it was trained on, result, curves,
+                                               calibration, single images, classes, timing, settings; evaluate it first
   convnext report figure1 [--x macs|params|throughput]
                                                the paper's Figure 1: accuracy of all families
   convnext report roadmap [RUNS...]            the paper's Figure 2, your runs of roadmap/... recipes beside it
@@ -44,15 +44,16 @@ class OneRun:
 
     def draw(self) -> Path:
         from convnext import recipes
-        from convnext.recipes.diff import difference
+        from convnext.recipes.diff import difference, from_paper
         from convnext.report.run import write_report
         from convnext.runtime.run_folder import is_run, read_config
 
         if not is_run(self.run):
             raise ConvNextError(f"{self.run} holds no run. Give the folder of one, such as `convnext train` writes.")
         name, recipe = read_config(self.run)
-        differences = difference(recipes.get(name), recipe) if name in recipes.recipes() else None
-        return write_report(self.run, differences, self.out)
+        known = recipes.recipes()
+        differences = difference(known[name], recipe) if name in known else None
+        return write_report(self.run, differences, self.out, from_paper(name, recipe, known))
 
 
 @dataclass(frozen=True)

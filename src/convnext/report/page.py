@@ -8,14 +8,19 @@ from pathlib import Path
 from convnext.console import clean
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1060px; margin: 2em auto; padding: 0 1em; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1060px; margin: 2em auto; padding: 0 1em;
+  overflow-wrap: anywhere; }
 h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .7em 0; } th, td { padding: .15em .8em .15em 0; text-align: left; vertical-align: top; }
-th { border-bottom: 1px solid #bbb; font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-td { border-bottom: 1px solid #eee; overflow-wrap: anywhere; } img { max-width: 100%; height: auto; }
+th { border-bottom: 1px solid #bbb; font-weight: 600; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { border-bottom: 1px solid #eee; } td:not(.n), th:not(.n) { min-width: 5.5em; } img { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: .7em; overflow-x: auto; } p.quiet, summary { color: #666; }
-.pictures { display: flex; flex-wrap: wrap; gap: 12px; } figure { margin: 0; width: 132px; font-size: 12px; line-height: 1.3; }
-figure img { width: 128px; height: 128px; object-fit: contain; background: #eee; } figcaption { overflow-wrap: anywhere; }
+.pictures { display: flex; flex-wrap: wrap; gap: 14px; }
+figure { margin: 0; max-width: 100%; font-size: 12px; line-height: 1.3; }
+figure div { display: flex; flex-wrap: wrap; gap: 2px; align-items: flex-start; }
+figcaption { width: 0; min-width: 100%; }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -57,7 +62,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "".join(f"<{tag}{mark}>{text(_shown(cell))}</{tag}>" for cell, mark in zip(cells, marks, strict=True))
 
     body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{line(columns, 'th')}</tr>\n{body}</table>"
+    return f'<div class="wide"><table><tr>{line(columns, "th")}</tr>\n{body}</table></div>'
 
 
 def folded(summary: str, part: str) -> str:
@@ -79,12 +84,12 @@ def image(content: bytes | Path, words: str, kind: str = "png", width: int | Non
     return f'<img alt="{text(words)}"{wide} src="data:image/{kind};base64,{b64encode(content).decode()}">'
 
 
-def pictures(items: Iterable[tuple[bytes, str]]) -> str:
-    """JPEGs side by side, each with words below."""
-    figures = [
-        f"<figure>{image(content, '', 'jpeg')}<figcaption>{text(words)}</figcaption></figure>"
-        for content, words in items
-    ]
+def pictures(items: Iterable[tuple[Sequence[bytes], str]]) -> str:
+    """JPEGs side by side, some together over their words."""
+    figures = []
+    for some, words in items:
+        shown = "".join(image(each, "", "jpeg") for each in some)
+        figures.append(f"<figure><div>{shown}</div><figcaption>{text(words)}</figcaption></figure>")
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 

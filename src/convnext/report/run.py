@@ -6,35 +6,41 @@ writes it.
 
 import json
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from convnext.errors import ConvNextError
 from convnext.files import replace_text
+from convnext.layout import counted
 from convnext.report import page
-from convnext.report.calibration import BINS, calibration, draw_reliability
+from convnext.report.answers import calibration, examples
 from convnext.report.curves import draw_curves
 from convnext.report.metrics import read_config, read_metrics
-from convnext.runtime.names import CURVES, ENVIRONMENT, EVALUATION, PREDICTIONS, RESULTS, SUMMARY
+from convnext.runtime.names import CURVES, ENVIRONMENT, EVALUATION, EXAMPLES, RESULTS, SUMMARY, TRAINED_ON
 
 REPORT = "report.html"
 FIRST = 30
 """Classes shown before the fold, the worst."""
+COUNTS = ("images", "objects", "pixels", "threshold")
+"""Columns of classes that are no measure of how good the answers are."""
 
 Difference = tuple[str, object, object]
 
 
-def write_report(run: Path, differences: Sequence[Difference] | None = None, out: Path | None = None) -> Path:
+def write_report(
+    run: Path,
+    differences: Sequence[Difference] | None = None,
+    out: Path | None = None,
+    paper: tuple[str, Sequence[Difference]] | None = None,
+) -> Path:
     """Write the page of a run, `RUN/report.html` if not told otherwise.
 
     Args:
         differences: (field, the recipe's value, the run's value); None where the recipe is not known here.
+        paper: the paper's recipe that is nearest, and the same of it; None where the recipe itself is the paper's.
 
     Raises:
         ConvNextError: the folder holds no run.
@@ -44,7 +50,7 @@ def write_report(run: Path, differences: Sequence[Difference] | None = None, out
     if not (run / CURVES).exists():
         draw_curves(run)
     try:
-        name, parts = _parts(run, config, metrics, environment, summary, evaluation, differences)
+        name, parts = _parts(run, config, metrics, environment, summary, evaluation, differences, paper)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ConvNextError(
             f"A file of {run} holds something else than a run writes ({type(error).__name__}: {error}). Evaluate it again, or "
@@ -63,6 +69,7 @@ def _parts(
     summary: dict,
     evaluation: dict,
     differences: Sequence[Difference] | None,
+    paper: tuple[str, Sequence[Difference]] | None,
 ) -> tuple[str, list[str]]:
     """Title and sections of the page."""
     model = config.get("model")
@@ -70,12 +77,15 @@ def _parts(
     parts = [
         f"<h1>{page.text(name)}</h1>",
         page.paragraph(_about(run, config, environment, metrics)),
+        *examples(run / EVALUATION / TRAINED_ON),
         page.section("Result", *_result(run, summary, evaluation)),
         page.section("Curves", page.image(run / CURVES, "curves of the run")),
-        *_answers(run / EVALUATION),
+        calibration(evaluation),
+        *examples(run / EVALUATION / EXAMPLES),
         page.section("Classes", *_classes(evaluation)),
         page.section("Figures", *_figures(run / EVALUATION)),
-        page.section("Settings", *_settings(config, differences)),
+        page.section("Timing", *_timing(config, metrics)),
+        page.section("Settings", *_settings(config, differences, paper)),
         page.section("Versions", *_versions(environment)),
         page.section("Again", page.code(_commands(run, environment))),
     ]
@@ -97,12 +107,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _about(run: Path, config: dict, environment: dict, metrics: dict[str, list[dict]]) -> str:
     last = next((records[-1] for kind in ("eval", "train") if (records := metrics.get(kind))), {})
-    speeds = [record["images_per_second"] for record in metrics.get("train", []) if "images_per_second" in record]
-    speed = f", {np.median(speeds):,.0f} images a second" if speeds else ""
     devices = environment.get("devices") or [f"{environment.get('cores', '?')} CPU cores"]
     return (
-        f"{config.get('source', '')}. Data: {config.get('data')}. {last.get('step', 0):,} steps, {last.get('epoch', 0):g} epochs"
-        f"{speed}, on {', '.join(map(str, devices))}. Started {environment.get('started', 'at an unknown time')}. Folder: {run}."
+        f"{config.get('source', '')}. Data: {config.get('data')}. {last.get('step', 0):,} steps, {last.get('epoch', 0):g} epochs, "
+        f"on {', '.join(map(str, devices))}. Started {environment.get('started', 'at an unknown time')}. Folder: {run}."
     )
 
 
@@ -126,12 +134,13 @@ def _result(run: Path, summary: dict, evaluation: dict) -> list[str]:
         page.table(("at the end of the run", *({"raw": "raw weights", "ema": "EMA"}[kind] for kind in kinds)), rows)
     )
     results = evaluation.get("results") or {}
+    note = f" {evaluation['note']}" if evaluation.get("note") else ""
     if results:
         metrics = dict.fromkeys(name for found in results.values() for name in found)
         rows = [(name, *(found.get(name) for found in results.values())) for name in metrics]
         title = f"evaluated on {evaluation.get('images', 0):,} images, {evaluation.get('precision', '')}"
         parts.append(page.table((title, *results), rows))
-        parts.append(page.paragraph(f"Images: {evaluation.get('data')}."))
+        parts.append(page.paragraph(f"Images: {evaluation.get('data')}.{note}"))
     else:
         parts.append(
             page.paragraph(
@@ -142,56 +151,32 @@ def _result(run: Path, summary: dict, evaluation: dict) -> list[str]:
     return parts
 
 
-def _answers(folder: Path) -> list[str]:
-    """Calibration, mistakes and unsure hits, from the answers to single images."""
-    path = folder / PREDICTIONS
-    if not path.is_file():
+def _timing(config: dict, metrics: dict[str, list[dict]]) -> list[str]:
+    """Speed of the training, its waits and its length, as far as the records tell."""
+    records = [record for record in metrics.get("train", []) if record.get("images_per_second")]
+    if not records:
         return []
-    try:
-        found = pq.read_table(path)
-        confidence = found["confidence"].to_numpy()
-        said, truth, images = (found[name].to_pylist() for name in ("said", "truth", "image"))
-        shown = found["picture"].to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ConvNextError(f"{path} cannot be read ({error}). Evaluate again, or remove it.") from None
-    hit = np.array([one == other for one, other in zip(said, truth, strict=True)])
-    measured = calibration(confidence, hit)
-    with tempfile.TemporaryDirectory() as scratch:
-        drawn = page.image(
-            draw_reliability(measured, Path(scratch) / "reliability.png"), "reliability diagram", width=430
-        )
-    words = (
-        f"Expected calibration error {100 * measured.error:.2f} % over {BINS} bins: mean confidence "
-        f"{100 * confidence.mean():.1f} %, accuracy {100 * hit.mean():.1f} %. Orange points are the mean confidence of a bin."
-    )
-    order = np.argsort(-confidence, kind="stable")
-
-    def with_pictures(places: np.ndarray) -> list[tuple[bytes, str]]:
-        return [
-            (
-                shown[i],
-                f"{said[i]} {100 * confidence[i]:.0f} %" + ("" if hit[i] else f", is {truth[i]}") + f" · {images[i]}",
-            )
-            for i in places
-            if shown[i] is not None
-        ]
-
-    return [
-        page.section("Calibration", page.paragraph(words), drawn),
-        page.section("The surest mistakes", page.pictures(with_pictures(order[~hit[order]]))),
-        page.section("The least sure hits", page.pictures(with_pictures(order[hit[order]][::-1]))),
-    ]
+    speeds = np.array([record["images_per_second"] for record in records], dtype=float)
+    rows = [("images a second, median", f"{np.median(speeds):,.1f}")]
+    if waits := [record["data_wait"] for record in records if "data_wait" in record]:
+        rows.append(("share of the time spent waiting for data, median", f"{100 * np.median(waits):.1f} %"))
+    if isinstance(batch := config.get("total_batch"), int):
+        steps = np.diff([record["step"] for record in records], prepend=0)
+        minutes = float((steps * batch / speeds).sum()) / 60
+        rows.append(("minutes of training, without evaluations and checkpoints", f"{minutes:,.1f}"))
+    return [page.table(("", ""), rows)]
 
 
 def _classes(evaluation: dict) -> list[str]:
     """Tables of the first weights' classes, the worst by the first share first."""
-    by_weights = evaluation.get("per_class") or {}
-    per_class = next(iter(by_weights.values()), {}) if isinstance(by_weights, dict) else {}
+    per_class: Any = next(iter((evaluation.get("per_class") or {}).values()), {})
+    if isinstance(per_class, list):  # rows that have their names with them
+        per_class = {row["name"]: {key: row[key] for key in row if key != "name"} for row in per_class}
     rows = [(name, values) for name, values in per_class.items() if isinstance(values, dict)]
     if not rows:
         return []
     keys = list(dict.fromkeys(key for _, values in rows for key in values))
-    judged = next((key for key in keys if key not in ("images", "instances", "threshold")), keys[0])
+    judged = next((key for key in keys if key not in COUNTS), keys[0])
     rows.sort(key=lambda row: (row[1].get(judged) is None, row[1].get(judged)))
     cells = [(name, *(values.get(key) for key in keys)) for name, values in rows]
     columns = ("class", *keys)
@@ -206,20 +191,27 @@ def _figures(folder: Path) -> list[str]:
     return [page.image(path, path.stem) for path in sorted(folder.glob("*.png"))] if folder.is_dir() else []
 
 
-def _settings(config: dict, differences: Sequence[Difference] | None) -> list[str]:
-    """Settings that differ from the recipe, and all of them."""
+def _settings(
+    config: dict, differences: Sequence[Difference] | None, paper: tuple[str, Sequence[Difference]] | None
+) -> list[str]:
+    """Settings that differ from the recipe and from the paper, and all of them."""
     name, parts = config.get("name"), []
     if differences is None:
         parts.append(page.paragraph(f"The recipe {name} is not known here, so its differences cannot be shown."))
     elif differences:
-        parts.append(
-            page.table(
-                ("setting", f"recipe {name}", "this run"), [(k, _value(a), _value(b)) for k, a, b in differences]
-            )
-        )
+        parts.append(_compared(f"recipe {name}", differences))
     else:
         parts.append(page.paragraph(f"All settings are those of the recipe {name}."))
+    if paper is not None:
+        other, differing = paper
+        told = f"Beside the paper's nearest recipe, {other}: {counted(len(differing), 'setting')} otherwise"
+        parts.append(page.folded(told, _compared(other, differing)))
     return [*parts, page.folded("All settings", page.code(json.dumps(config, indent=2)))]
+
+
+def _compared(other: str, differences: Sequence[Difference]) -> str:
+    rows = [(name, _value(there), _value(here)) for name, there, here in differences]
+    return page.table(("setting", other, "this run"), rows)
 
 
 def _versions(environment: dict) -> list[str]:
