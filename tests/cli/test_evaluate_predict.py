@@ -26,6 +26,34 @@ def test_a_run_is_evaluated_on_what_it_held_out(trained, capsys):
     assert (trained / "evaluation" / "confusion.png").stat().st_size > 10_000
 
 
+def test_other_images_do_not_replace_what_a_run_held_out(trained, tmp_path, capsys):
+    run_folder = shutil.copytree(trained, tmp_path / "run")
+    images = open_split("digits", "val", 0.1, 0)
+    for place, count in (("a", 1), ("b", 2)):
+        for i in range(40):
+            folder = tmp_path / place / "others" / images.label_names(i)[0]
+            folder.mkdir(parents=True, exist_ok=True)
+            for n in range(count):
+                images.image(i).save(folder / f"{i}-{n}.png")
+    own, common = (
+        run_folder / "evaluation" / "evaluation.json",
+        ["--weights", "raw", "--workers", "0", "--device", "cpu"],
+    )
+    argv = ["evaluate", str(run_folder), *common]
+    assert run(argv) == 0
+    before = own.read_bytes()
+    for data, images_of in (("a", 40), ("b", 80), ("a", 40)):
+        assert run([*argv, "--data", str(tmp_path / data / "others")]) == 0
+        folder = run_folder / ("evaluation-others" if data == "a" else "evaluation-others-2")
+        assert f"Written: {folder}" in capsys.readouterr().out.replace("\n", "")
+        assert json.loads((folder / "evaluation.json").read_text())["images"] == images_of
+        assert not (folder / "training.parquet").exists(), "it was not trained on these"
+    assert run([*argv, "--split", "train"]) == 0
+    assert json.loads((run_folder / "evaluation-train" / "evaluation.json").read_text())["images"] == 1438
+    assert own.read_bytes() == before
+    assert (run_folder / "evaluation" / "training.parquet").exists()
+
+
 def test_a_file_alone_is_enough(trained, tmp_path, capsys):
     file = shutil.copy(trained / "model.safetensors", tmp_path / "digits.safetensors")
     assert run(["evaluate", str(file), "--data", "digits", "--workers", "0", "--out", str(tmp_path / "out")]) == 0

@@ -1,5 +1,7 @@
 """`convnext evaluate MODEL ...`: the same verb for every task."""
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from convnext.recipes.ranges import BATCH, SIDE, WORKERS, ranged
 DESCRIPTION = """Measure a model on labelled images: accuracy of a classifier, AP of a detector, mIoU of a segmenter; per class.
 
     convnext evaluate runs/small-finetune                 a run, all its weights, on the images it held out
+    convnext evaluate runs/small-finetune --data others   other images; kept beside, in runs/small-finetune/evaluation-others
     convnext evaluate model.safetensors --data photos     a checkpoint on a folder with one folder per class
     convnext evaluate convnext_base.in22k_in1k --data imagenet --out results/base
     convnext evaluate cascade_mask_rcnn_convnext_tiny.coco --data coco
@@ -21,6 +24,7 @@ A model's own training data means its held-out part, wherever it is named from; 
 Several processes share the work: torchrun --nproc-per-node 8 -m convnext evaluate ..."""
 
 EXPORTED = ".onnx", ".xml", ".pt2", ".int8.safetensors"  # which compute on the CPU
+NO_NAME = r"[^\w.-]+"  # what the name of a folder does not have
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Evaluate:
     per_class: bool = True
     """Print the table of classes (at most 50, the worst first); the JSON has all."""
     out: Path | None = None
-    """Folder for the results; RUN/evaluation for a run, none for a file."""
+    """Folder for the results. If not given: of a run's held-out images RUN/evaluation, of others RUN/evaluation-NAME with the
+    name of the data or part; of a file none."""
     batch: int | None = ranged(None, **BATCH)
     """Images at once; by default 64 for a classifier, 1 for others."""
     workers: int | None = ranged(None, **WORKERS)
@@ -99,10 +104,43 @@ def run(argv: list[str]) -> int:
                 if number:
                     out.print()
                 print_table(out, table(**vars(each)))
-            folder = arguments.out or (Path(arguments.model) / "evaluation" if is_run(Path(arguments.model)) else None)
+            if result.note:
+                out.print(result.note)
+            folder, model = arguments.out, Path(arguments.model)
+            if folder is None and is_run(model):
+                folder = folder_for(model, result, arguments.data, arguments.split)
             if folder:
                 out.print(f"Written: {result.save(folder)}")
     return 0
+
+
+def folder_for(run: Path, result: Any, data: str | None, split: str | None) -> Path:
+    """The folder in a run for results on its held-out images, or on what else they are of.
+
+    A name stands for one set of images: where other data of the same name has it, it gets a number.
+    """
+    from convnext.runtime.names import EVALUATION, RESULTS
+
+    if result.part == "val":
+        return run / EVALUATION
+    place = Path(data or "").expanduser()
+    words = [result.part] if result.part else [(place.resolve() if place.exists() else place).name, split]
+    name = f"{EVALUATION}-{re.sub(NO_NAME, '_', '-'.join(filter(None, words)))[:80]}"
+    number = 1
+    while True:
+        folder = run / (name if number == 1 else f"{name}-{number}")
+        if not (folder / RESULTS).exists() or _data_of(folder / RESULTS) == result.data:
+            return folder
+        number += 1
+
+
+def _data_of(results: Path) -> object:
+    """The images that a file of results says it is about; None where it says nothing."""
+    try:
+        found = json.loads(results.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found.get("data") if isinstance(found, dict) else None
 
 
 def _features(arguments: Any) -> int:
