@@ -2,6 +2,7 @@
 
 from convnext.classification.spec import SPEC
 from convnext.classification.transforms import Preprocess
+from convnext.export.formats import FORMATS, smallest_side
 from convnext.export.images import drawn
 from convnext.export.run import describe, export
 from convnext.task.spec import Loaded
@@ -24,7 +25,7 @@ def exported(loaded, file, format, precision="fp32", spec=SPEC, **options):
         precision,
         batch=options.get("batch"),
         size=options.get("size", None if free else (side, side)),
-        smallest=spec.smallest_side(loaded.module) if free else side,
+        smallest=smallest_side(FORMATS[format], spec, loaded) if free else side,
     )
     images = options.get("images") or drawn(side, 12)
     tolerance = options.get("tolerance") or spec.tolerance(precision)

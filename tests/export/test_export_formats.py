@@ -3,6 +3,7 @@
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,22 @@ import torch
 from small_models import classifier_of, exported
 
 from convnext import create_model, extras
+from convnext.classification.spec import SPEC as CLASSIFICATION
+from convnext.classification.transforms import Preprocess
 from convnext.data.find import find_images
 from convnext.data.images import decode
 from convnext.errors import ConvNextError
 from convnext.export import aot, formats
 from convnext.export.images import ImageSet, drawn, of_files, spread
 from convnext.export.runtime import open_exported, read_metadata
+from convnext.models.convnext import ConvNeXt
 from convnext.segmentation.sliding import predict_labels
 from convnext.segmentation.spec import SPEC as SEGMENTATION
 from convnext.tasks import resized
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 LIMIT = 1e-4  # of logits of about 1 in fp32; different kernels come to 1e-6
+SMALL = [("onnx", 8), ("onnx", 32), ("onnx", 48), ("openvino", 8), ("openvino", 32)]
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos"
 SIZES = ("convnext_tiny", "convnext_small", "convnext_base")
 
@@ -41,6 +46,37 @@ def test_a_classifier_of_any_size_and_number_of_pictures(format, classifier, tmp
         opened(torch.zeros(1, 3, 32, 64))
     files = {path.suffix for path in tmp_path.iterdir()}
     assert files == {SUFFIXES[format]} | ({".bin"} if format == "openvino" else set())
+
+
+def stride_8() -> ConvNeXt:
+    """A network for images of 8 px, as that of the digits: its stem keeps them as they are."""
+    torch.manual_seed(0)
+    return ConvNeXt((1, 1, 2, 1), (8, 16, 24, 32), num_classes=5, layer_scale_init_value=1.0, stem_stride=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "side"), SMALL)
+def test_a_file_of_any_size_takes_the_size_of_its_model(format, side, classifier, tmp_path):
+    small = replace(classifier, preprocess=Preprocess.for_size(side)) if side > 8 else classifier_of(stride_8(), side)
+    report = exported(small, tmp_path / f"m{SUFFIXES[format]}", format, free_size=True)
+    assert report.comparison.sizes[0] == (side, side)
+    opened = open_exported(report.file, trust=True).loaded.module
+    for height, width in ((side, side), (side, 3 * side), (5 * side, side + 1)):
+        x = torch.randn(2, 3, height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(opened(x), small.module(x), atol=LIMIT, rtol=0)
+    with pytest.raises(ConvNextError, match=f"at least {side} pixels"):
+        opened(torch.zeros(1, 3, side - 1, side))
+
+
+def test_the_least_size_of_a_file_is_that_of_its_model_or_the_format_says_why_not(classifier, tmp_path):
+    small = replace(classifier, preprocess=Preprocess.for_size(32))
+    forms = formats.FORMATS
+    sides = [formats.smallest_side(forms["onnx"], CLASSIFICATION, each) for each in (small, classifier)]
+    assert sides == [32, 64]
+    with pytest.raises(ConvNextError, match="images of 32 px, and files of the format torch-export .* take 64 px"):
+        exported(small, tmp_path / "m.pt2", "torch-export", free_size=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

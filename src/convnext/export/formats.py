@@ -6,7 +6,7 @@ from pathlib import Path
 
 from convnext.errors import ConvNextError, nearest
 from convnext.extras import require
-from convnext.task.spec import TaskSpec
+from convnext.task.spec import Loaded, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Format:
         quantiser: module and extra that int8 needs beside.
         rebuilt: True if this package builds the network by its name and runs it, and quantises by its own code.
         runs_code: True if opening a file can run code of whoever made it.
+        guarded: True if a file of a free size takes no side below those that it was traced for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Format:
     quantiser: tuple[str, str] = ("nncf", "int8")
     rebuilt: bool = False
     runs_code: bool = False
+    guarded: bool = False
 
 
 _ALL = "weights and arithmetic in "
@@ -60,6 +62,7 @@ FORMATS = {
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
             runs_code=True,
+            guarded=True,
         ),
         Format(
             "aot-inductor",
@@ -67,6 +70,7 @@ FORMATS = {
             {"fp32": _ALL + "fp32", "bf16": _ALL + "bf16", "fp16": _ALL + "fp16"},
             {},
             runs_code=True,
+            guarded=True,
         ),
         Format(
             "convnext-int8",
@@ -127,3 +131,20 @@ def default_file(source: Path, form: Format, precision: str) -> Path:
 def of_file(file: Path) -> list[Format]:
     """The formats whose files end like this one."""
     return [form for form in FORMATS.values() if file.name.lower().endswith(form.suffix)]
+
+
+def smallest_side(form: Format, spec: TaskSpec, loaded: Loaded) -> int:
+    """Least side in pixels that a file of a free size takes: the traced one, or the model's own if that is less.
+
+    Raises:
+        ConvNextError: the format takes no side as small as the model's own.
+    """
+    traced, own = spec.smallest_side(loaded.module), spec.side(loaded)
+    if own >= traced or spec.pads:
+        return traced
+    if form.guarded:
+        raise ConvNextError(
+            f"{loaded.source} is for images of {own} px, and files of the format {form.name} whose size is free take {traced} px "
+            "or more. Leave size out of --dynamic, give --format onnx, or another --image-size."
+        )
+    return own

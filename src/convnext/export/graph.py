@@ -30,8 +30,10 @@ def trace(model: nn.Module, metadata: Metadata, dtype: torch.dtype = torch.float
     if metadata.batch is None:
         dims[0] = Dim("batch", min=1)
     if size is None:
-        dims |= _free_sides(metadata, spec.size_multiple)
-        size = (2 * metadata.smallest, 3 * metadata.smallest)  # unequal, so that neither stands for the other
+        # a model for small images has one position there, which files of some formats take all the same
+        least = max(metadata.smallest, spec.smallest_side(model))
+        dims |= _free_sides(least, spec.size_multiple)
+        size = (2 * least, 3 * least)  # unequal, so that neither stands for the other
     images = torch.zeros(batch, metadata.in_chans, *size)
     inputs = (images, torch.tensor(size))[: len(metadata.inputs)]
     try:
@@ -58,7 +60,7 @@ def without_future_warnings() -> Iterator[None]:
         yield
 
 
-def _free_sides(metadata: Metadata, step: int) -> dict[int, Any]:
-    """Height and width as free axes, multiples of `step`."""
-    sides = Dim("height", min=metadata.smallest // step), Dim("width", min=metadata.smallest // step)
+def _free_sides(least: int, step: int) -> dict[int, Any]:
+    """Height and width as free axes from `least` pixels on, multiples of `step`."""
+    sides = Dim("height", min=least // step), Dim("width", min=least // step)
     return {2: step * sides[0], 3: step * sides[1]} if step > 1 else {2: sides[0], 3: sides[1]}

@@ -99,7 +99,7 @@ def export_opened(
         precision,
         batch=batch,
         size=None if size_free else (side, side),
-        smallest=spec.smallest_side(loaded.module) if size_free else side,
+        smallest=formats.smallest_side(form, spec, loaded) if size_free else side,
     )
     beside = Path(loaded.source) if Path(name).exists() else Path(f"{name}.safetensors")
     file = options.out or formats.default_file(beside, form, precision)

@@ -337,7 +337,7 @@ class TaskSpec(ABC):
         return loaded.preprocess.size
 
     def smallest_side(self, module: nn.Module) -> int:
-        """Least side in pixels of a traced graph of a free size: two positions of the deepest map, so that one is no special case."""
+        """Least side in pixels of a traced graph of a free size: two positions of the deepest map, as one is a special case."""
         strides = getattr(getattr(module, "backbone", module), "strides", None)
         return 2 * (max(strides.values()) if isinstance(strides, dict) else 32)
 
