@@ -3,6 +3,7 @@
 import json
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,11 @@ def test_a_step_that_does_not_end_is_ended_with_its_children(tmp_path):
     assert suite["run_logged"]([sys.executable, str(script)], tmp_path / "log", 0.7) == "the time was used up"
     child = int((tmp_path / "log").read_text())
     status = Path(f"/proc/{child}/stat")
-    assert not status.exists() or status.read_text().split()[2] == "Z"
+    for _ in range(100):  # a busy machine ends it a little later
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child's child is alive")
 
 
 def test_the_longest_loop_of_compiled_code():

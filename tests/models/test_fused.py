@@ -229,6 +229,9 @@ def case_deploy():
         with backend.backend("triton"):
             found = model.deploy(precision)(x)
         assert relative(found, expected) < limit, (precision, relative(found, expected))
+    with backend.backend("triton"):
+        plain, rows = (model.deploy("bf16", bf16_rows=on)(x) for on in (False, True))
+    assert 0 < relative(rows, plain) < 0.1
 
 
 def relative(found, expected) -> float:
@@ -400,6 +403,9 @@ def test_what_a_deployed_model_refuses():
         deployed.deploy()
     with pytest.raises(ConvNextError, match="nothing to save"):
         deployed.state_dict()
+    for precision in ("bf16", "int8"):
+        with pytest.raises(ConvNextError, match="bf16_rows is for bf16 on a GPU; the model is on cpu"):
+            model.deploy(precision, bf16_rows=True)
     with pytest.raises(ConvNextError, match="Did you mean 'bf16'"):
         model.deploy("bf61")
 

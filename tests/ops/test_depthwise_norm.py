@@ -130,7 +130,22 @@ def case_subsets():
         assert not empty["weight"].any()
 
 
-CHECKS = {f.__name__: f for f in (case_operator, case_compile, case_dtypes, case_subsets)}
+def case_bf16_rows():
+    """Rows that are summed in bf16 differ from fp32 ones, by what seven roundings (here cut off) of 2^-8 in each of seven rows may
+    come to; with a gradient, in another dtype and by default nothing is rounded that was not."""
+    given, _ = draw((1, 2, 3, 16), affine=False, dtype=torch.bfloat16)
+    exact = reference(*(t.double() for t in given), None, None, 1e-6)
+    with backend.backend("triton"):
+        plain, rows = (depthwise_norm(*given, bf16_rows=on) for on in (False, True))
+        assert error(plain, exact) <= TOLERANCE[torch.bfloat16]
+        assert error(plain, exact) < error(rows, exact) <= TOLERANCE[torch.bfloat16] + 7 * 2**-8
+        leaf = given[0].clone().requires_grad_()
+        assert torch.equal(depthwise_norm(leaf, *given[1:], bf16_rows=True), plain)
+        wide = [t.float() for t in given]
+        assert torch.equal(depthwise_norm(*wide, bf16_rows=True), depthwise_norm(*wide))
+
+
+CHECKS = {f.__name__: f for f in (case_operator, case_compile, case_dtypes, case_subsets, case_bf16_rows)}
 
 
 def main(names: list[str]) -> None:

@@ -6,6 +6,7 @@ Legend: B batch, H W height and width, C channels.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class Block(nn.Module):
     """
 
     recompute_hidden = False  # make the hidden layer a second time for the gradient, where a fused operation can
+    bf16_rows = False  # sum rows of the depthwise kernel in bf16, in inference, where the fused operation can
 
     def __init__(
         self,
@@ -107,7 +109,9 @@ class Block(nn.Module):
         conv = self.dwconv.weight, self.dwconv.bias
         linear = self.pwconv1.weight, self.pwconv1.bias, self.pwconv2.weight, self.pwconv2.bias
         affine = norm.weight, norm.bias, norm.eps
-        return whole_block(x, twin, conv, affine, linear, self.gamma, scale, self.recompute_hidden, pair)
+        return whole_block(
+            x, twin, conv, affine, linear, self.gamma, scale, self.recompute_hidden, pair, self.bf16_rows
+        )
 
     def extra_repr(self) -> str:
         return f"drop_path_rate={self.drop_path_rate:.3f}, layer_scale={self.gamma is not None}"
@@ -125,17 +129,17 @@ class Blocks(nn.Sequential):
         modules = list(self._modules.values())
         if not modules or type(modules[0]) is not Block or not TRITON.takes(x):
             return super().forward(x)
-        chain = [joins(module) for module in modules]
+        chain = [module if joins(module) else None for module in modules]
         twin = None
-        for module, joined, follows in zip(modules, chain, [*chain[1:], False], strict=True):
-            if joined and TRITON.takes(x):
-                x, twin = module.forward_pair(x, twin, follows)
+        for module, block, after in zip(modules, chain, [*chain[1:], None], strict=True):
+            if block is not None and TRITON.takes(x):
+                x, twin = block.forward_pair(x, twin, after is not None)
             else:
                 x, twin = module(x), None
         return x
 
 
-def joins(module: nn.Module) -> bool:
+def joins(module: nn.Module) -> TypeGuard[Block]:
     """True for a stock `Block` whose call is its `forward` and nothing else."""
     compiled = module.__dict__.get("_compiled_call_impl")  # by its own `compile`
     return type(module) is Block and unwatched(module) and compiled is None and module.stock()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convnext.errors import ConvNextError, nearest
+from convnext.models.block import Block
 from convnext.models.deployed import Deployed
 from convnext.models.fold import Foldable, fold
 from convnext.models.packed import pack
@@ -31,9 +32,10 @@ class Deployable(Foldable):
         precision: str = "auto",
         calibration: Tensor | Sequence[Tensor] | None = None,
         agreement: float = 99.0,
+        bf16_rows: bool = False,
     ) -> Deployed:
         """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
-        return deploy(self, precision, calibration, agreement)
+        return deploy(self, precision, calibration, agreement, bf16_rows)
 
 
 def deploy(
@@ -41,6 +43,7 @@ def deploy(
     precision: str = "auto",
     calibration: Tensor | Sequence[Tensor] | None = None,
     agreement: float = 99.0,
+    bf16_rows: bool = False,
 ) -> Deployed:
     """An inference copy of a ConvNeXt or isotropic ConvNeXt: same inputs and outputs, same device, no gradients.
 
@@ -51,10 +54,13 @@ def deploy(
         calibration: for int8: normalised images (N,3,H,W), or a list of (3,H,W), like those of the task; a hundred or more.
         agreement: for int8: the least share of the calibration images with the same top-1 as in fp32, in percent (of a
             backbone: of the maps' mean square); blocks are spared until it is reached.
+        bf16_rows: on a GPU in bf16, sum the products of each row of the depthwise kernels in bf16, too: fewer instructions for a
+            larger error (docs/kernels.md).
 
     Raises:
         ConvNextError: an unknown precision, a model that cannot be copied or whose weights are quantized; for int8 also a
-            model on a GPU or with other blocks than ConvNeXt's, no images, or an agreement that is not reached.
+            model on a GPU or with other blocks than ConvNeXt's, no images, or an agreement that is not reached; for `bf16_rows`
+            another device or precision.
     """
     device = next(model.parameters()).device
     chosen, why = choose("auto" if precision == "int8" else precision, device)
@@ -67,6 +73,13 @@ def deploy(
                 f"{name or 'The model'} is a {type(module).__name__} with quantized or distributed weights, which cannot be "
                 "deployed. Deploy the model as it was before, or use this one as it is."
             )
+    if bf16_rows and (
+        chosen != "bf16" or precision == "int8" or not (device.type == "cuda" or backend.chosen() == "triton")
+    ):
+        raise ConvNextError(
+            f"bf16_rows is for bf16 on a GPU; the model is on {device} and computes in {chosen}. Leave it out, or move the model "
+            "to a GPU and take bf16."
+        )
     if precision == "int8":
         if device.type != "cpu":
             raise ConvNextError(
@@ -76,6 +89,8 @@ def deploy(
             return deploy_int8(model, calibration, agreement, PRECISIONS[chosen])
         why = f"{lacking} So it computes in {chosen}."
     copy = fold(model).to(PRECISIONS[chosen])
+    for block in (module for module in copy.modules() if isinstance(module, Block) and bf16_rows):
+        block.bf16_rows = True
     if device.type == "cpu" and backend.chosen() == "auto" and onednn.usable(PRECISIONS[chosen]):
         pack(copy)
     return Deployed(copy, chosen, why, PRECISIONS[chosen])

@@ -27,12 +27,15 @@ def depthwise_norm(
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
     eps: float = 1e-6,
+    bf16_rows: bool = False,
 ) -> Tensor:
     """LayerNorm over C of the depthwise convolution of x: (B,H,W,C) -> (B,H,W,C), contiguous, of x's dtype.
 
     x (B,H,W,C) float, weight (C,1,7,7), bias (C,) or None; norm_weight and norm_bias (C,), or both None: no affine part.
     Stride 1, zero padding 3. Autocast changes nothing: x's dtype decides, and sums and statistics are fp32 at least on a
     GPU. The parameters may have another dtype, in which their gradients come back. Gradients are the same bits every time.
+    `bf16_rows`: on a GPU, for bf16 and without a gradient, sum the products of each of the seven kernel rows in bf16, two at a
+    time, and only the rows in fp32; everything else ignores it.
     Raises ConvNextError for shapes that do not fit. Source: Section 2.6 and Figure 4 of the paper.
     """
     check(x, weight, bias, norm_weight, norm_bias)
@@ -40,7 +43,8 @@ def depthwise_norm(
         return reference(x, weight, bias, norm_weight, norm_bias, eps)
     differentiable = (x, weight, bias, norm_weight, norm_bias)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable)
-    return fused(x.contiguous(), weight, bias, norm_weight, norm_bias, eps, keep)[0]
+    rows = bf16_rows and not keep and x.dtype == torch.bfloat16
+    return fused(x.contiguous(), weight, bias, norm_weight, norm_bias, eps, keep, rows)[0]
 
 
 def check(x: Tensor, weight: Tensor, bias: Tensor | None, norm_weight: Tensor | None, norm_bias: Tensor | None) -> None:
@@ -77,21 +81,23 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None, norm_weight, norm_
 @torch.library.custom_op(
     "convnext::depthwise_norm",
     mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, float eps, bool keep)"
-    " -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? norm_weight, Tensor? norm_bias, float eps, bool keep,"
+    " bool bf16_rows=False) -> (Tensor, Tensor, Tensor)",
 )
-def fused(x, weight, bias, norm_weight, norm_bias, eps, keep):
+def fused(x, weight, bias, norm_weight, norm_bias, eps, keep, bf16_rows=False):
     """z (B,H,W,C); if `keep`, the normalised values (empty where they are z) and 1/std (B,H,W), else two empty tensors."""
     from convnext.ops._triton import depthwise
 
     bias, norm_weight, norm_bias = (None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias))
     with torch.cuda.device_of(x):
-        z, hat, rstd = depthwise.forward(x.contiguous(), weight.contiguous(), bias, norm_weight, norm_bias, eps, keep)
+        z, hat, rstd = depthwise.forward(
+            x.contiguous(), weight.contiguous(), bias, norm_weight, norm_bias, eps, keep, bf16_rows
+        )
     return z, x.new_empty(0) if hat is None else hat, x.new_empty(0, dtype=torch.float32) if rstd is None else rstd
 
 
 @fused.register_fake
-def _(x, weight, bias, norm_weight, norm_bias, eps, keep):
+def _(x, weight, bias, norm_weight, norm_bias, eps, keep, bf16_rows=False):
     z = x.new_empty(x.shape)
     hat = x.new_empty(x.shape if keep and norm_weight is not None else 0)
     return z, hat, x.new_empty(x.shape[:3] if keep else 0, dtype=torch.float32)
@@ -131,7 +137,7 @@ def _(grad, x, weight, norm_weight, hat, rstd, need_x, need_weight):
 
 
 def setup_context(ctx, inputs, output):
-    x, weight, bias, norm_weight, norm_bias, _, _ = inputs
+    x, weight, bias, norm_weight, norm_bias, *_ = inputs
     z, hat, rstd = output
     ctx.save_for_backward(x, weight, norm_weight, z if norm_weight is None else hat, rstd)
     ctx.dtypes = [None if t is None else t.dtype for t in (bias, norm_bias)]
@@ -140,7 +146,7 @@ def setup_context(ctx, inputs, output):
 
 def backward(ctx, grad, *unused):
     if grad is None:
-        return (None,) * 7
+        return (None,) * 8
     x, weight, norm_weight, hat, rstd = ctx.saved_tensors
     need_x, need_weight, need_bias, need_g, need_b, *_ = ctx.needs_input_grad
     dx, dw, dbias, dg, db = fused_backward(grad, x, weight, norm_weight, hat, rstd, need_x, need_weight or need_bias)
@@ -150,6 +156,7 @@ def backward(ctx, grad, *unused):
         dbias.to(ctx.dtypes[0]) if need_bias else None,
         dg.to(norm_weight.dtype) if need_g else None,
         db.to(ctx.dtypes[1]) if need_b else None,
+        None,
         None,
         None,
     )

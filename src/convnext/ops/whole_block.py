@@ -34,6 +34,7 @@ def whole_block(
     scale: Tensor | None = None,
     recompute: bool = False,
     pair: bool = False,
+    bf16_rows: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`mlp_residual(x, depthwise_norm(x, *conv, *norm), *linear, gamma, scale, recompute)`, (B,H,W,C), and its twin or None.
 
@@ -48,6 +49,7 @@ def whole_block(
         linear: (w1 (4C,C), b1 (4C,), w2 (C,4C), b2 (C,)).
         pair: the next block takes the twin of the output; where x's dtype is that of the products, or without a gradient,
             there is none.
+        bf16_rows: as in `depthwise_norm`, without a gradient.
 
     Raises:
         ConvNextError: shapes that do not fit.
@@ -75,9 +77,9 @@ def whole_block(
                 pair,
             )
             return out, found if pair else None
-        y = depthwise_norm.depthwise_norm(x.to(dtype), *conv, *norm)
+        y = depthwise_norm.depthwise_norm(x.to(dtype), *conv, *norm, bf16_rows)
         return mlp.mlp_residual(x.to(stream), y, *linear, gamma, scale, recompute), None
-    y = depthwise_norm.depthwise_norm(x.to(dtype), *conv, *norm)
+    y = depthwise_norm.depthwise_norm(x.to(dtype), *conv, *norm, bf16_rows)
     return mlp.mlp_residual(x, y, *linear, gamma, scale, recompute), None
 
 
@@ -106,9 +108,10 @@ def fused(
     from convnext.ops._triton import depthwise
     from convnext.ops._triton import mlp as kernels
 
-    bias, norm_weight, norm_bias, b1, b2, gamma, scale = (
-        None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias, b1, b2, gamma, scale)
+    bias, norm_weight, norm_bias, gamma, scale = (
+        None if t is None else t.contiguous() for t in (bias, norm_weight, norm_bias, gamma, scale)
     )
+    b1, b2 = b1.contiguous(), b2.contiguous()
     w1, w2 = (w.to(dtype).contiguous() for w in (w1, w2))
     given = x.to(dtype) if twin is None else twin
     with torch.cuda.device_of(x):
@@ -159,6 +162,7 @@ def fused_backward(
         matrices = (w1.to(y.dtype).contiguous(), b1.contiguous(), w2.to(y.dtype).contiguous(), b2)
         kept = None if recompute else z
         dy, *upper = mlp_backward.backward(narrow, y, kept, *matrices, gamma, scale, need_linear)
+        assert dy is not None
         if need_x or need_conv or need_norm:
             dc, *lower[4:] = norm.norm_backward(dy, hat, rstd, norm_weight)
             if need_conv:
@@ -232,5 +236,5 @@ def backward_flops(
 ) -> int:  # fmt: skip
     """Those of the two operations."""
     first = depthwise_norm.backward_flops(x_shape, x_shape, weight_shape, None, None, None, need_x, need_conv)
-    last = mlp.backward_flops(x_shape, x_shape, None, w1_shape, *(None,) * 5, recompute, need_linear)
+    last = mlp.backward_flops(x_shape, x_shape, None, w1_shape, None, None, None, None, None, recompute, need_linear)
     return first + last

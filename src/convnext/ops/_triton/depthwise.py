@@ -14,6 +14,8 @@ Legend: B batch, H W height and width, C channels, BC channels of a chunk, P str
 # pyright: reportAssignmentType=false, reportAttributeAccessIssue=false
 # ruff: noqa: RUF005  Triton knows sums of tuples, not unpacking
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -24,13 +26,14 @@ from convnext.ops._triton import Variant
 K = tl.constexpr(7)
 HALF = tl.constexpr(3)
 TW = tl.constexpr(7)  # divides the map widths of images of 224
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # which has no instructions
 WARPS = 2
 PROGRAMS = 2048  # of the weight gradient: several per multiprocessor on the largest devices
 
 
 @triton.jit
-def load_pixels(row, x0, width, channels, C: tl.constexpr, EVEN: tl.constexpr):
-    """The TW + 6 pixels around the strip at x0 of one row, fp32 (P, BC) each, zero outside the image."""
+def load_pixels(row, x0, width, channels, C: tl.constexpr, EVEN: tl.constexpr, DTYPE: tl.constexpr = tl.float32):
+    """The TW + 6 pixels around the strip at x0 of one row, (P, BC) each, zero outside the image."""
     out = ()
     for j in tl.static_range(TW + K - 1):
         inside = channels
@@ -38,21 +41,41 @@ def load_pixels(row, x0, width, channels, C: tl.constexpr, EVEN: tl.constexpr):
             inside = inside & (x0 + (j - HALF) >= 0)
         if j >= TW + HALF or not EVEN:
             inside = inside & (x0 + (j - HALF) < width)
-        out = out + (tl.load(row + (j - HALF) * C, mask=inside, other=0.0).to(tl.float32),)
+        out = out + (tl.load(row + (j - HALF) * C, mask=inside, other=0.0).to(DTYPE),)
     return out
 
 
 @triton.jit
+def row_of_pairs(pixels, taps, i: tl.constexpr):
+    """The seven products of one kernel row for output i, added up in bf16: an instruction makes those of two channels."""
+    if INTERPRETED:
+        row = (pixels[i].to(tl.float32) * taps[0].to(tl.float32)).to(tl.bfloat16)
+        for k in tl.static_range(1, K):
+            row = (pixels[i + k].to(tl.float32) * taps[k].to(tl.float32) + row.to(tl.float32)).to(tl.bfloat16)
+        return row
+    # the first product is added to -0, because the oldest devices have no other instruction for it
+    first: tl.constexpr = "{ .reg .b32 z; mov.b32 z, 0x80008000; fma.rn.bf16x2 $0, $1, $2, z; }"
+    others: tl.constexpr = "fma.rn.bf16x2 $0, $1, $2, $3;"
+    row = tl.inline_asm_elementwise(first, "=r,r,r", [pixels[i], taps[0]], tl.bfloat16, True, 2)
+    for k in tl.static_range(1, K):
+        row = tl.inline_asm_elementwise(others, "=r,r,r,r", [pixels[i + k], taps[k], row], tl.bfloat16, True, 2)
+    return row
+
+
+@triton.jit
 def add_row(acc, pixels, w, channels, C: tl.constexpr, FLIP: tl.constexpr):
-    """Add one kernel row, at w (K, C), to the TW sums of a strip."""
+    """Add one kernel row, at w (K, C), to the TW sums of a strip, which are fp32 in any case."""
     taps = ()
     for k in tl.static_range(K):
         taps = taps + (tl.load(w + (K - 1 - k if FLIP else k) * C, mask=channels, other=0.0),)
     out = ()
     for i in tl.static_range(TW):
         a = acc[i]
-        for k in tl.static_range(K):
-            a += pixels[i + k] * taps[k]
+        if pixels[0].dtype == tl.bfloat16:
+            a += row_of_pairs(pixels, taps, i).to(tl.float32)
+        else:
+            for k in tl.static_range(K):
+                a += pixels[i + k] * taps[k]
         out = out + (a,)
     return out
 
@@ -81,7 +104,11 @@ def conv_kernel(
     C: tl.constexpr, BC: tl.constexpr, P: tl.constexpr, CP: tl.constexpr,
     EVEN: tl.constexpr, FLIP: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """Two rows of P strips of one image, all channels: z = x * w + b + r, normalised if NORM (z = hat * g + nb)."""
+    """Two rows of P strips of one image, all channels: z = x * w + b + r, normalised if NORM (z = hat * g + nb).
+
+    With taps in bf16 the products of a kernel row are bf16, too, and its sum.
+    """
+    DTYPE: tl.constexpr = w_ptr.dtype.element_ty
     pid = tl.program_id(0)
     pairs = (height + 1) // 2
     start = pid % blocks_x * (P * TW)
@@ -106,14 +133,14 @@ def conv_kernel(
         last: tl.constexpr = (K - 1) * K * C if FLIP else 0
         step: tl.constexpr = -K * C if FLIP else K * C
         for y in range(max(y0 - HALF, 0), y0 - HALF + 1):  # the input row that only the first output row sees
-            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN)
+            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN, DTYPE)
             first = add_row(first, pixels, w + last, channels, C, FLIP)
         for y in range(max(y0 - HALF + 1, 0), min(y0 + HALF + 1, height)):
-            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN)
+            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN, DTYPE)
             first = add_row(first, pixels, w + (last + (y - y0 + HALF) * step), channels, C, FLIP)
             second = add_row(second, pixels, w + (last + (y - y0 + HALF - 1) * step), channels, C, FLIP)
         for y in range(y0 + HALF + 1, min(y0 + HALF + 2, height)):  # the one that only the second sees
-            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN)
+            pixels = load_pixels(x + y * stride, x0, width, channels, C, EVEN, DTYPE)
             second = add_row(second, pixels, w + (last + (K - 1) * step), channels, C, FLIP)
         row = (image + y0) * stride
         store_strip(first, z_ptr, r_ptr, twin_ptr, row, x0, c, width, channels, C, EVEN)
@@ -232,21 +259,22 @@ def conv_launch(
     )  # fmt: skip
 
 
-def transposed(weight: Tensor) -> Tensor:
-    """(C,1,7,7) -> (49, C) fp32, so that neighbouring threads read neighbouring channels."""
+def transposed(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(C,1,7,7) -> (49, C), so that neighbouring threads read neighbouring channels."""
     c = len(weight)
-    return torch.empty(49, c, dtype=torch.float32, device=weight.device).copy_(weight.view(c, 49).t())
+    return torch.empty(49, c, dtype=dtype, device=weight.device).copy_(weight.view(c, 49).t())
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias, g, nb, eps: float, keep: bool
+    x: Tensor, weight: Tensor, bias, g, nb, eps: float, keep: bool, bf16_rows: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """z (B,H,W,C) and, for the gradient if `keep`, hat (B,H,W,C) where it differs from z, and rstd (B,H,W) fp32."""
     z = torch.empty_like(x)
     hat = torch.empty_like(x) if keep and g is not None else None
     rstd = torch.empty(x.shape[:3], dtype=torch.float32, device=x.device) if keep else None
     if z.numel():
-        conv_launch(x, transposed(weight), bias, z, hat, rstd, g, nb, eps, flip=False, norm=True)
+        taps = transposed(weight, torch.bfloat16 if bf16_rows else torch.float32)
+        conv_launch(x, taps, bias, z, hat, rstd, g, nb, eps, flip=False, norm=True)
     return z, hat, rstd
 
 
@@ -294,6 +322,7 @@ POINTERS = ("x_ptr", "w_ptr", "b_ptr", "z_ptr", "hat_ptr", "rstd_ptr", "g_ptr", 
 FORWARD, GRADIENT = {"FLIP": False, "NORM": True}, {"FLIP": True, "NORM": False}
 FORMS = {  # which pointers are not None, those of the activations' dtype first, and the flags
     "inference": ("x_ptr z_ptr", "w_ptr b_ptr", FORWARD),
+    "bf16_rows": ("x_ptr z_ptr w_ptr", "b_ptr", FORWARD),
     "training": ("x_ptr z_ptr hat_ptr", "w_ptr b_ptr rstd_ptr g_ptr nb_ptr", FORWARD),
     "input_gradient": ("x_ptr z_ptr", "w_ptr", GRADIENT),
     # of a whole block: in bf16; under autocast, with a bf16 twin; and that of a stage's first block, whose x is fp32 or bf16
@@ -313,7 +342,7 @@ def variants() -> list[Variant]:
             even = w % (int(TW) * strips) == 0
             shape = {"C": c, "BC": chunk, "P": strips, "CP": triton.next_power_of_2(c), "EVEN": even}
             for form, (data, floats, flags) in FORMS.items():
-                if form.startswith("residual") and (dtype == "fp32" or c == 2048):
+                if form.startswith(("residual", "bf16")) and (dtype == "fp32" or c == 2048):
                     continue
                 types = dict.fromkeys(data.split(), f"*{dtype}") | dict.fromkeys(floats.split(), "*fp32")
                 signature = {p: types[p] for p in POINTERS if p in types}
