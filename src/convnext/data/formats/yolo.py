@@ -95,7 +95,9 @@ def _names(config: Path, settings: dict[str, Any]) -> list[str]:
     names = settings.get("names")
     if isinstance(names, dict):
         if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise ConvNextError(f"{config}: the keys of 'names' must be 0 to {len(names) - 1}, each once.")
+            raise ConvNextError(
+                f"{config}: the keys of 'names' must be 0 to {len(names) - 1}, each once. Number them anew."
+            )
         names = [names.get(k, names.get(str(k))) for k in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
         raise ConvNextError(f"{config} has no class names. Add a line such as names: [cat, dog].")
