@@ -47,4 +47,6 @@ def test_from_the_table_to_a_report_and_a_file(cells, tmp_path, capsys):
     assert results[0]["images"] == results[1]["images"] == 264
     assert exported["top1"] == trained["top1"]
     shares = [count / 2624 for count in Counter(line.split()[1] for line in cells.read_text().splitlines()).values()]
-    assert trained["loss"] < -sum(share * math.log(share) for share in shares)  # what knowing the shares alone would give
+    assert trained["loss"] < -sum(
+        share * math.log(share) for share in shares
+    )  # what knowing the shares alone would give
