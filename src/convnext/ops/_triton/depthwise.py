@@ -2,10 +2,11 @@
 
 A thread keeps a strip of TW = 7 outputs of a few channels in registers, so a loaded pixel is used up to 7 times per kernel
 row, and one program handles P strips of the same rows side by side, so that rows outside the image are skipped for all of
-them at once. All sums are fp32. The channels go through the program in chunks of BC; the normalisation needs all of them,
-so the program writes the convolution to the output, waits for its own threads, and normalises what it finds there in the
-L2 cache: x is read and z written about once from memory. The convolution is fp32 arithmetic (98 of its operations for
-each element of x), not memory, on every device of today, which is why registers come before anything else here.
+them at once. Sums are fp32 (but for `row_of_pairs`). The channels go through the program in chunks of BC; the
+normalisation needs all of them, so the program writes the convolution to the output, waits for its own threads,
+and normalises what it finds there in the L2 cache: x is read and z written about once from memory. The
+convolution is fp32 arithmetic (98 of its operations for each element of x), not memory, on every device of today, which is
+why registers come before anything else here.
 
 Legend: B batch, H W height and width, C channels, BC channels of a chunk, P strips of a program, S programs per chunk.
 """
