@@ -7,7 +7,7 @@ Each run is exported in both formats with the defaults of `convnext export` (cal
 until 99 % of its held-out images agree) and evaluated on its held-out images. `--random`: networks with random weights and
 without LayerScale, which would hide all errors; the mean square error of their logits on drawn scenes, as a share of the
 logits' own mean square, with nothing spared beyond what each format always spares; and the seconds from `convnext.load` of their
-files to a first answer, beside those of the weights that they were made of (in bf16 or fp32).
+files to a first answer and the memory that it takes, beside those of the weights that they were made of (in bf16 or fp32).
 """
 
 import argparse
@@ -81,10 +81,10 @@ def of_random(name: str, folder: Path) -> dict:
     row: dict[str, Any] = {
         "model": name,
         "bf16": error([module(x)], [module.deploy("bf16")(x)]),
-        "seconds_to_answer": {},
+        "first_answer": {},
     }
     weights = {"task": SPEC.name, "preprocess": {"size": 224, "crop_ratio": 0.875}}
-    row["seconds_to_answer"]["weights"] = seconds_to_answer(
+    row["first_answer"]["weights"] = first_answer(
         convnext.save_weights(module, folder / "m.safetensors", metadata=weights)
     )
     for format, end in FORMATS.items():
@@ -93,25 +93,32 @@ def of_random(name: str, folder: Path) -> dict:
         file = folder / f"{name}.{end}"
         backend_of(format).save(network, file, metadata)
         row[format] = error([module(x)], [opened(file, metadata)(x)])
-        row["seconds_to_answer"][format] = seconds_to_answer(file)
+        row["first_answer"][format] = first_answer(file)
     return row
 
 
 ANSWER = """
-import sys, time
+import resource, sys, time
 import numpy, torch, convnext
 picture = numpy.zeros((224, 224, 3), numpy.uint8)
-began = time.perf_counter()
-convnext.load(sys.argv[1], device="cpu").predict(picture)
-print(time.perf_counter() - began)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+before, began = peak(), time.perf_counter()
+model = convnext.load(sys.argv[1], device="cpu")
+model.predict(picture)
+seconds = time.perf_counter() - began
+model.predict([picture] * 8, batch=8)
+print(seconds, peak() - before)
 """
 
 
-def seconds_to_answer(file: Path) -> float:
-    """From `convnext.load` of a file to its first answer, PyTorch imported: the median of three new processes."""
+def first_answer(file: Path) -> dict[str, float]:
+    """Of new processes with PyTorch imported, medians of three: seconds from `convnext.load` of a file to its first answer, and by
+    how many megabytes the resident set grew at most until eight images at once were answered."""
     command = [sys.executable, "-c", ANSWER, str(file)]
-    taken = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(3)]
-    return round(statistics.median(taken), 2)
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
+    seconds, megabytes = (statistics.median(map(float, each)) for each in zip(*runs, strict=True))
+    return {"seconds": round(seconds, 2), "megabytes": round(megabytes)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -100,24 +100,23 @@ def int8_accuracy(result: dict) -> str:
         for row in result["random"]
     )
     ready = "; ".join(
-        f"of {row['model']} {row['seconds_to_answer']['weights']} s from its weights, {row['seconds_to_answer']['convnext-int8']} "
-        f"from the int8 file, {row['seconds_to_answer']['openvino']} from OpenVINO's"
+        f"{row['model']} "
+        + ", ".join(
+            f"{told['seconds']} s and {told['megabytes']} MB from {kinds.get(kind, 'its weights')}"
+            for kind, told in row["first_answer"].items()
+        )
         for row in result["random"]
+        if "first_answer" in row
+    )
+    ready = (
+        f" From `convnext.load` to a first answer, and memory above the imports until eight images at once are answered: {ready}."
+        if ready
+        else ""
     )
     return (
         f"Held-out images; {result['device']}; NNCF {result['versions']['nncf']} (`benchmarks/int8_accuracy.py`, "
         f"`results/{Path(result['file']).name}`). The mean square error of the logits of random weights, as a share of their own: "
-        f"{errors}. From `convnext.load` to a first answer {ready}.\n\n{markdown(table, heads)}"
-    )
-
-
-def cpu_int8_memory(result: dict) -> str:
-    """Peak memory of the same forms in processes of their own."""
-    ((_, batch), rows) = next(iter(int8_groups(result).items()))
-    table = [(column, round(rows[column]["peak_memory_mb"])) for column in INT8_COLUMNS]
-    return (
-        f"ConvNeXt-T at batch {batch}: {rows['int8']['memory_measure']}, building and calibrating included; "
-        f"{rows['int8']['device']} (`results/{Path(result['file']).name}`).\n\n{markdown(table, ('', 'MB'))}"
+        f"{errors}.{ready}\n\n{markdown(table, heads)}"
     )
 
 
@@ -168,7 +167,6 @@ def cpu_threads(result: dict) -> str:
 TABLES = {
     "cpu_int8": cpu_int8,
     "cpu_int8_xeon": cpu_int8,
-    "cpu_int8_memory": cpu_int8_memory,
     "cpu_fp32_xeon": cpu_fp32,
     "cpu_int8_ready": cpu_int8_ready,
     "cpu_fp32": cpu_fp32,

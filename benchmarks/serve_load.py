@@ -38,7 +38,7 @@ KINDS = ("convnext", "litserve", "fastapi")
 CLIENTS = (1, 8, 64)
 ROUNDS = 1
 PAUSE = 0.1  # seconds
-STARTED = 6  # seconds of a core that a worker has used once it answers
+STARTED = 4  # seconds of a core that a worker has used once it answers
 KNOBS = (
     "", "--max-batch 1", "--max-batch 4", "--max-batch 64", "--max-wait-ms 0", "--max-wait-ms 50", "--queue 16", "--workers 2"
 )  # fmt: skip

@@ -39,17 +39,6 @@ def small_data_slice(result: dict) -> str:
     return f"{about(result, 'slice')}\n\n{markdown(table, heads)}"
 
 
-def small_data_whole(result: dict) -> str:
-    """All images, for some minutes."""
-    table = [
-        (name, *accuracy(rows, "top1"), cell["epochs"], round(cell["seconds"] / 60, 1))
-        for name, rows in result["parts"]["whole"].items()
-        for cell in [next(iter(rows.values()))]
-    ]
-    heads = ("50,000 images", "top-1 %", "mean", "epochs", "minutes")
-    return f"{about(result, 'whole')}\n\n{markdown(table, heads)}"
-
-
 def small_data_long_tail(result: dict) -> str:
     """Classes from 5,000 down to 50 images."""
     table = [
@@ -62,6 +51,5 @@ def small_data_long_tail(result: dict) -> str:
 
 TABLES = {
     "small_data_slice": small_data_slice,
-    "small_data_whole": small_data_whole,
     "small_data_long_tail": small_data_long_tail,
 }

@@ -224,8 +224,9 @@ def faults(result: dict) -> str:
     table = markdown(rows, ("scenario", "what is done, and what must hold", "tried", "survived", "seconds"))
     tried, survived, seconds = (sum(row[i] for row in rows) for i in (2, 3, 4))
     return (
-        f"{tried:,} cases, {survived:,} survived, in {seconds / 60:.0f} minutes together; {result['machine']} beside other work, "
-        f"torch {result['versions']['torch']} (`python -m tests.faults`, `results/{Path(result['file']).name}`).\n\n{table}"
+        f"{tried:,} cases, {survived:,} survived, in {seconds / 60:.0f} minutes together, two at a time; {result['machine']} "
+        f"beside other work, torch {result['versions']['torch']} (`python -m tests.faults`, "
+        f"`results/{Path(result['file']).name}`).\n\n{table}"
     )
 
 
@@ -401,7 +402,6 @@ FILES = {
     "cpu_ready": "cpu_compile",
     "cpu_int8_ready": "cpu_int8",
     "small_data_slice": "small_data",
-    "small_data_whole": "small_data",
     "small_data_long_tail": "small_data",
     "serve_rivals": "serve",
     "serve_knobs": "serve",
