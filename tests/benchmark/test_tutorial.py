@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
 PAGES = {
     PAGE: {"# write_digits.py", "# elsewhere.py"},
-    ROOT / "docs" / "sessions.md": {"# write_photos.py", "# write_scenes.py"},
 }
 """And the files that their commands need."""
 
