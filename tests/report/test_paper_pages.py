@@ -116,3 +116,12 @@ def test_the_settings_of_the_paper_name_recipes():
     for settings in (paper.TABLE5, paper.TABLE6):
         for names in (*settings.recipes, *settings.thesis_recipes):
             assert set(names) <= set(known)
+
+
+def test_the_speed_in_int8_is_not_taken_for_one_in_fp32(tmp_path):
+    def row(speed: float, runtime: str) -> dict:
+        config = {"model": "convnext_tiny", "mode": "inference", "batch": 8, "image_size": 224, "precision": "fp32"}
+        return {"config": config | {"runtime": runtime}, "device": "a CPU", "images_per_second": {"p50": speed}}
+
+    (tmp_path / "a.json").write_text(json.dumps({"rows": [row(50.0, "convnext-int8"), row(20.0, "torch")]}))
+    assert {text.split()[0] for cells in measured(tmp_path).values() for text in cells.values()} == {"20.0"}

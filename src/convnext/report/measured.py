@@ -54,6 +54,8 @@ def _speed(found: Found, row: Any, file: Path) -> None:
     name = PAPER_NAMES.get(config.get("model", ""))
     if name is None or config.get("mode") != "inference" or config.get("precision") not in ("fp32", "tf32"):
         return
+    if str(config.get("runtime", "")).endswith("-int8"):  # its precision is that of what is not int8
+        return
     text = f"{row['images_per_second']['p50']:.1f} ({row['device']}, {config['precision']}, batch {config['batch']})"
     for table, column in SPEED.items():
         place = (name if "iso" in name else f"{name} {config['image_size']}", column)
