@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
+from small_scratch import Images, our_speed, trained
 
 from convnext import recipes
 from convnext.benchmark.rows import environment
@@ -109,19 +110,6 @@ def torchvision_script(epochs: int) -> Plain:
 PLAIN = {"timm's train.py": timm_script, "torchvision's script": torchvision_script}
 
 
-class Images(torch.utils.data.Dataset):
-    """Images and labels as a plain loop takes them."""
-
-    def __init__(self, images, transform: Callable):
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int):
-        return self.transform(self.images.image(i)), int(self.images.labels[i])
-
-
 def plain_run(recipe: Classification, make: Callable[[int], Plain]) -> dict:
     """Train timm's network of the same size and stem in a plain loop, as many epochs as the recipe says."""
     import timm
@@ -167,18 +155,12 @@ def plain_run(recipe: Classification, make: Callable[[int], Plain]) -> dict:
 
 def our_run(recipe: Classification, folder: Path) -> dict:
     """Train with `convnext.train`, as anybody would; one evaluation, at the end."""
-    records = train(recipe, out=folder, quiet=True).records
-    reports = [record for record in records if record["kind"] == "train"]
-    last = [record for record in records if record["kind"] == "eval"][-1]
-    seconds, before = 0.0, 0
-    for record in reports:
-        seconds += (record["step"] - before) * recipe.total_batch / record["images_per_second"]
-        before = record["step"]
+    last, seen, seconds = trained(train(recipe, out=folder, quiet=True).records, recipe.total_batch)
     kind = "ema" if recipe.ema != Ema(decay=None) else "raw"
     return {
         "top1": round(last[f"{kind}/top1"], 2),
         "balanced": round(last[f"{kind}/balanced"], 2),
-        "images_seen": before * recipe.total_batch,
+        "images_seen": seen,
         "seconds": round(seconds, 1),
     }
 
@@ -242,51 +224,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"parts": {}}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for part in arguments.parts:
             data = write_part(arguments.data, part, Path(scratch))
-            images = sum(counts(part))
-            for seed in arguments.seeds:
-                for name, what in cells(part, arguments.names).items():
-                    rows = found["parts"].setdefault(part, {}).setdefault(name, {})
-                    if str(seed) in rows:
-                        continue
-                    recipe = what if isinstance(what, Classification) else settings()["+ batches of 128"]
-                    seen = arguments.seen if part != "whole" else speed(recipe, data, seed) * 60 * arguments.minutes
-                    recipe = prepared(recipe, data, seed, max(1, round(seen / images)))
-                    folder = Path(scratch) / f"{part}-{len(found['parts'][part])}-{seed}-{time.monotonic_ns()}"
-                    row = our_run(recipe, folder) if what is not PLAIN.get(name) else plain_run(recipe, PLAIN[name])
-                    rows[str(seed)] = row | {"epochs": recipe.epochs}
-                    print(part, name, seed, rows[str(seed)], flush=True)
-                    again = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"parts": {}}
-                    again["parts"].setdefault(part, {}).setdefault(name, {})[str(seed)] = rows[str(seed)]
-                    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                    arguments.out.write_text(to_json(facts | again, indent=1) + "\n")
+            for seed, (name, what) in product(arguments.seeds, cells(part, arguments.names).items()):
+                rows = found["parts"].setdefault(part, {}).setdefault(name, {})
+                if str(seed) in rows:
+                    continue
+                recipe = what if isinstance(what, Classification) else settings()["+ batches of 128"]
+                folder, seen = Path(tempfile.mkdtemp(dir=scratch)), arguments.seen
+                if part == "whole":
+                    trial = prepared(recipe, data, seed, 1)
+                    seen = 60 * arguments.minutes * our_speed(trial, folder / "trial", 60)
+                recipe = prepared(recipe, data, seed, max(1, round(seen / sum(counts(part)))))
+                plain = None if isinstance(what, Classification) else what
+                row = plain_run(recipe, plain) if plain else our_run(recipe, folder / "run")
+                rows[str(seed)] = row | {"epochs": recipe.epochs}
+                print(part, name, seed, rows[str(seed)], flush=True)
+                arguments.out.write_text(to_json(found | facts, indent=1) + "\n")
 
 
 def prepared(recipe: Classification, data: Path, seed: int, epochs: int) -> Classification:
     """The recipe for this data and length, evaluated once, with images loaded where they are trained on."""
     runtime = replace(recipe.runtime, workers=0, device="cpu", log_every=20)
     return replace(recipe, data=str(data), seed=seed, epochs=epochs, eval_every=10**6, runtime=runtime)
-
-
-def speed(recipe: Classification, data: Path, seed: int, steps: int = 60) -> float:
-    """Images per second of the first steps: the median of the reports after the first."""
-    speeds: list[float] = []
-
-    class Enough(Exception):
-        pass
-
-    def watch(record: dict) -> None:
-        speeds.append(record["images_per_second"])
-        if len(speeds) == 4:
-            raise Enough
-
-    trial = prepared(recipe, data, seed, 1)
-    trial = replace(trial, runtime=replace(trial.runtime, log_every=steps // 4))
-    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-        train(trial, out=Path(folder) / "trial", on_record=watch, quiet=True)
-    return sorted(speeds[1:])[1]
 
 
 if __name__ == "__main__":

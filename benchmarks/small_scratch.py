@@ -139,15 +139,20 @@ def our_speed(recipe: Classification, folder: Path, steps: int) -> float:
     return sorted(speeds[1:])[len(speeds[1:]) // 2]
 
 
-def our_run(recipe: Classification, folder: Path) -> dict:
-    """Train with `convnext.train`, as anybody would."""
-    records = train(recipe, out=folder).records
-    reports = [record for record in records if record["kind"] == "train"]
+def trained(records: Sequence[dict], batch: int) -> tuple[dict, int, float]:
+    """The last evaluation of a run, the images that it was trained on, and the seconds of its steps."""
     last = [record for record in records if record["kind"] == "eval"][-1]
     seconds, before = 0.0, 0
-    for record in reports:
-        seconds += (record["step"] - before) * recipe.total_batch / record["images_per_second"]
-        before = record["step"]
+    for record in records:
+        if record["kind"] == "train":
+            seconds += (record["step"] - before) * batch / record["images_per_second"]
+            before = record["step"]
+    return last, before * batch, seconds
+
+
+def our_run(recipe: Classification, folder: Path) -> dict:
+    """Train with `convnext.train`, as anybody would."""
+    last, seen, seconds = trained(train(recipe, out=folder).records, recipe.total_batch)
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -156,7 +161,7 @@ def our_run(recipe: Classification, folder: Path) -> dict:
         "top1": {label: last[f"{label}/top1"] for label in ("raw", "ema")},
         "epochs": recipe.epochs,
         "seconds": seconds,
-        "images_per_second": before * recipe.total_batch / seconds,
+        "images_per_second": seen / seconds,
         "params": params,
     }
 
@@ -175,13 +180,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     base = recipes.get("small/scratch")
+    # timm's network has LayerScale
+    same = {"name": arguments.model, "stem_stride": arguments.stem_stride, "layer_scale_init_value": 1e-6}
     batch = arguments.batch or base.total_batch
     base = replace(
         base,
         data=arguments.data,
         total_batch=batch,
         device_batch=batch,
-        model=replace(base.model, name=arguments.model, stem_stride=arguments.stem_stride),
+        model=replace(base.model, **same),
         runtime=replace(base.runtime, workers=arguments.workers),
         eval_every=10_000,  # once, at the end
     )

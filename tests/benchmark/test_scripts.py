@@ -102,6 +102,23 @@ def test_roadmap_trains(tmp_path):
     assert all(len(row["top1"]) == 1 and row["skipped_steps"] == 0 for row in result["rows"])
 
 
+@pytest.mark.slow
+def test_small_data_trains_ours_and_another_s_recipe(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    for part, count in (("train", 260), ("test", 20)):
+        images = [{"bytes": png(tmp_path, number)} for number in range(count)]
+        labels = pa.array([number % 10 for number in range(count)])
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
+    names = ["+ batches of 128", "timm's train.py"]
+    small = ["--data", str(tmp_path), "--seeds", "0", "--seen", "260"]
+    result = run("small_data", tmp_path / "small.json", "slice", *small, "--names", *names)
+    assert list(result["parts"]["slice"]) == names
+    for rows in result["parts"]["slice"].values():
+        assert rows["0"]["seconds"] > 0
+        assert 0 <= rows["0"]["top1"] == rows["0"]["balanced"] <= 100
+        assert rows["0"]["images_seen"] == 256
+
+
 def png(folder: Path, number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "one.png")

@@ -50,8 +50,8 @@ def open_dataset(data: str, val_share: float, seed: int, reading: Reading = FOUN
 def one_class(classes: list[str], data: str) -> str:
     """Error message for data of one class, with the files that look like labels and are not read."""
     return (
-        f"{data} has one class, {classes[0]!r}: there is nothing to learn.{unread_sentence(Path(data).expanduser())} A class "
-        "is a folder of images; give each class its own."
+        f"{data} has one class, {classes[0]!r}: there is nothing to learn.{unread_sentence(Path(data).expanduser())} Add "
+        "images of another class; in folders, each class has its own."
     )
 
 

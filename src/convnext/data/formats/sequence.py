@@ -47,15 +47,13 @@ class Labelled:
         if isinstance(items, str | bytes | Mapping) or not (
             hasattr(items, "__len__") and hasattr(items, "__getitem__")
         ):
-            raise ConvNextError(
-                f"Data of the type {type(items).__name__} is not read; give a list of (image, target): {ITEM}."
-            )
+            raise ConvNextError(f"Data of the type {type(items).__name__} is not read; give a list: {ITEM}.")
         self._items = tuple(items) if isinstance(items, list | tuple) else items
         if not len(items):
-            raise ConvNextError(f"The sequence of data is empty; {ITEM}.")
+            raise ConvNextError(f"The sequence of data is empty. Give it items: {ITEM}.")
         self.classes = None if classes is None else [str(name) for name in classes]
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise ConvNextError("The class names of the data must be different.")
+            raise ConvNextError("Two class names of the data are equal: rename one.")
         self.files: list[Path | None] = []
         self.targets: list[Any] = []
         digests: list[str] = []
@@ -64,7 +62,7 @@ class Labelled:
             path = Path(os.path.abspath(os.path.expanduser(image))) if isinstance(image, str | os.PathLike) else None
             digests.append("" if path else _digest_of(image, i))
             if path and not path.is_file():
-                raise ConvNextError(f"Item {i} of the data: there is no file {os.fspath(image)!r}.")
+                raise ConvNextError(f"Item {i} of the data: there is no file {os.fspath(image)!r}. Correct the path.")
             self.files.append(path)
             self.targets.append(target)
         self.names, self.repeated = _names(self.files, digests)
@@ -78,7 +76,11 @@ class Labelled:
         """The image and the target at a position. Raises ConvNextError: it is no pair."""
         item = self._items[i]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            found = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
+            found = (
+                f"a {type(item).__name__} of length {len(item)}"
+                if isinstance(item, tuple | list)
+                else type(item).__name__
+            )
             raise ConvNextError(f"Item {i} of the data is {found}; {ITEM}.")
         return item[0], item[1]
 
@@ -255,7 +257,7 @@ def _classes(labelled: Labelled, words: list[list[str | int]], model_classes: li
     """Class names of the data. Raises ConvNextError: names and numbers are mixed, or a number is beyond reason."""
     flat = [(word, i) for i, found in enumerate(words) for word in found]
     if not flat:
-        raise ConvNextError("The data has no labels at all: no item has a class.")
+        raise ConvNextError("No item of the data has a label. Give each its class.")
     first = next(iter(flat))
     for word, i in flat:
         if isinstance(word, str) != isinstance(first[0], str) and labelled.classes is None:
