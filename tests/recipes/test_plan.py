@@ -111,6 +111,17 @@ def test_milestones_move_with_the_length_of_the_run():
     assert make_plan(recipes.get("small/detect"), 8000).schedule.milestones == (16_000, 22_000)
 
 
+def test_the_warm_up_of_the_presets_for_few_images_moves_with_the_length_of_the_run():
+    for images, steps in ((60, 8), (8000, 1200)):
+        assert make_plan(recipes.get("small/detect"), images).schedule.warmup_steps == steps
+    assert make_plan(recipes.get("small/segment"), 300).schedule.warmup_steps == 200
+    paper = recipes.get("coco/mask-rcnn-tiny")
+    with pytest.raises(ConvNextError, match=r"--optim.warmup-steps None --optim.warmup-share 0.05"):
+        make_plan(replace(paper, epochs=1), 160)
+    followed = replace(paper, epochs=1, optim=replace(paper.optim, warmup_steps=None, warmup_share=0.05))
+    assert make_plan(followed, 1600).schedule.warmup_steps == 5
+
+
 def test_the_schedule_follows_the_optimizer():
     cosine = make_plan(Detection(optim=Optim(warmup_epochs=1.0)), 16_000).schedule
     assert (cosine.kind, cosine.warmup_steps, cosine.total_steps) == ("cosine", 1000, 36_000)

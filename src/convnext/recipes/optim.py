@@ -41,7 +41,7 @@ class AdamW:
 
     __pydantic_config__ = STRICT
     kinds: ClassVar[list[type["AdamW"]]] = []  # the subclasses, by which a run's config is read back
-    warmup_option: ClassVar[str] = "--optim.warmup-steps"
+    warmup_option: ClassVar[str] = "--optim.warmup-steps"  # the warm-up's length; None: a share of the run
 
     lr: float = ranged(4e-3, above=0)
     """Peak learning rate, for the total batch; not rescaled when the batch size changes."""
@@ -55,6 +55,8 @@ class AdamW:
     """Factor on the learning rate per layer group from the head down (Sections A.2, A.3); None: one rate for all."""
     clip_grad: float | None = ranged(None, above=0)
     """Largest gradient norm, in every precision; None: no clipping."""
+    warmup_share: float = ranged(0.05, at_least=0, below=1)
+    """Linear warm-up as a share of the run, when its length in epochs or steps is None."""
 
     def __init_subclass__(cls, **keywords) -> None:
         super().__init_subclass__(**keywords)
@@ -64,9 +66,12 @@ class AdamW:
         """The learning rate over a run of this length."""
         raise NotImplementedError(f"{type(self).__name__} has no schedule: use Optim, StepOptim or PolyOptim")
 
-    def shorter_warmup(self, total_steps: int) -> str:
+    def _warmup(self, steps: int | None, total_steps: int) -> int:
+        return round(self.warmup_share * total_steps) if steps is None else steps
+
+    def shorter_warmup(self) -> str:
         """The options for a warm-up of a twentieth of the run."""
-        return f"{self.warmup_option} {total_steps // 20}"
+        return f"{self.warmup_option} None --optim.warmup-share 0.05"
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,10 @@ class Optim(AdamW):
     """Learning rate at the end of the cosine."""
     warmup_epochs: float | None = ranged(20.0, at_least=0)
     """Linear warm-up in epochs; None: use warmup_share."""
-    warmup_share: float = ranged(0.05, at_least=0, below=1)
-    """Linear warm-up as a share of the run, when warmup_epochs is None."""
 
     def schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        epochs = self.warmup_epochs
-        warmup = round(self.warmup_share * total_steps if epochs is None else epochs * steps_per_epoch)
-        return Schedule("cosine", self.lr, total_steps, warmup, min_lr=self.min_lr)
-
-    def shorter_warmup(self, total_steps: int) -> str:
-        return "--optim.warmup-epochs None --optim.warmup-share 0.05"
+        steps = None if self.warmup_epochs is None else round(self.warmup_epochs * steps_per_epoch)
+        return Schedule("cosine", self.lr, total_steps, self._warmup(steps, total_steps), min_lr=self.min_lr)
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ class StepOptim(AdamW):
     milestone_shares: tuple[float, ...] = ranged((27 / 36, 33 / 36), above=0, below=1, ordered=True)
     """Shares of the run after which the learning rate is a tenth of what it was, where milestones is None; the paper's are
     27 and 33 of 36 epochs."""
-    warmup_steps: int = ranged(500, at_least=0)
-    """Optimizer steps of linear warm-up."""
+    warmup_steps: int | None = ranged(500, at_least=0)
+    """Optimizer steps of linear warm-up; None: use warmup_share."""
     warmup_ratio: float = ranged(1e-3, **SHARE)
     """Share of the learning rate at which the warm-up starts."""
 
@@ -117,9 +116,8 @@ class StepOptim(AdamW):
                     f"{total_steps / steps_per_epoch:g} epochs. Give earlier --optim.milestones, or leave the option out: "
                     "the milestones then move with the length of the run."
                 )
-        return Schedule(
-            "step", self.lr, total_steps, self.warmup_steps, warmup_ratio=self.warmup_ratio, milestones=milestones
-        )
+        warmup = self._warmup(self.warmup_steps, total_steps)
+        return Schedule("step", self.lr, total_steps, warmup, warmup_ratio=self.warmup_ratio, milestones=milestones)
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,11 @@ class PolyOptim(AdamW):
     """Peak learning rate, for the total batch; not rescaled when the batch size changes."""
     power: float = ranged(1.0, above=0)
     """The polynomial's power; 1 is a straight line."""
-    warmup_steps: int = ranged(1500, at_least=0)
-    """Optimizer steps of linear warm-up."""
+    warmup_steps: int | None = ranged(1500, at_least=0)
+    """Optimizer steps of linear warm-up; None: use warmup_share."""
     warmup_ratio: float = ranged(1e-6, **SHARE)
     """Share of the learning rate at which the warm-up starts."""
 
     def schedule(self, steps_per_epoch: int, total_steps: int) -> Schedule:
-        ratio = self.warmup_ratio
-        return Schedule("poly", self.lr, total_steps, self.warmup_steps, warmup_ratio=ratio, power=self.power)
+        warmup = self._warmup(self.warmup_steps, total_steps)
+        return Schedule("poly", self.lr, total_steps, warmup, warmup_ratio=self.warmup_ratio, power=self.power)

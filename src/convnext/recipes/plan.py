@@ -99,7 +99,7 @@ def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:
     if schedule.warmup_steps >= total_steps:
         raise ConvNextError(
             f"The warm-up ({schedule.warmup_steps:,} steps) is as long as the whole run ({total_steps:,} steps). "
-            f"Lower it with {recipe.optim.warmup_option}, or raise {recipe.length_option}."
+            f"Use {recipe.optim.shorter_warmup()}, or raise {recipe.length_option}."
         )
     ema_decay = recipe.ema.decay
     if ema_decay is None and recipe.ema.half_life_share is not None:
@@ -114,7 +114,7 @@ def make_plan(recipe: Recipe, samples: int, devices: int = 1) -> Plan:
         total_steps=total_steps,
         eval_steps=eval_steps,
         schedule=schedule,
-        shorter_warmup=recipe.optim.shorter_warmup(total_steps),
+        shorter_warmup=recipe.optim.shorter_warmup(),
         ema_decay=ema_decay,
         drop_path_rate=_drop_path(recipe, total_steps / steps_per_epoch),
     )

@@ -78,7 +78,7 @@ RECIPES = {
         device_batch=4,
         model=DenseModel("mask_rcnn_convnext_tiny", drop_path_rate=0.1, weights="mask_rcnn_convnext_tiny.coco"),
         optim=StepOptim(
-            lr=1e-4, milestone_shares=(16 / 24, 22 / 24), warmup_steps=200, layer_decay=0.8, clip_grad=35.0
+            lr=1e-4, milestone_shares=(16 / 24, 22 / 24), warmup_steps=None, layer_decay=0.8, clip_grad=35.0
         ),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
@@ -89,7 +89,7 @@ RECIPES = {
         total_batch=8,
         device_batch=4,
         model=Segmenter("upernet_convnext_tiny", drop_path_rate=0.1, weights="upernet_convnext_tiny.ade20k_512"),
-        optim=PolyOptim(lr=1e-4, warmup_steps=200, layer_decay=0.9),
+        optim=PolyOptim(lr=1e-4, warmup_steps=None, warmup_share=0.02, layer_decay=0.9),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
 }
