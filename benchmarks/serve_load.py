@@ -225,7 +225,8 @@ class Bench:
     async def kills(self) -> dict:
         """SIGKILL of one of two workers every 5 s for 60 s, under 8 clients; LitServe: of its one inference worker, 20 s.
 
-        A kill waits until the worker that replaces the one before has answered for a while, if that takes longer.
+        A kill waits until the worker that replaces the one before has used the cores of a start, at most 20 s more: it may never
+        be given a connection.
         """
         found = {}
         for kind, seconds, options in (("convnext", 60, ("--workers", "2")), ("litserve", 20, ())):
@@ -236,9 +237,10 @@ class Bench:
                 chance = np.random.default_rng(0)
                 for _ in range(round(seconds * self.scale / 5)):
                     await asyncio.sleep(5)
-                    workers = server.workers()
-                    while kind == "convnext" and len(workers := server.workers(STARTED)) < 2:
+                    limit = time.monotonic() + 20 * (kind == "convnext")
+                    while len(server.workers(STARTED)) < 2 and time.monotonic() < limit:
                         await asyncio.sleep(0.2)
+                    workers = server.workers()
                     if workers:
                         os.kill(int(chance.choice(workers)), signal.SIGKILL)
                         kills.append(time.monotonic())

@@ -26,8 +26,9 @@ from convnext.files import replace_text
 class Scenario:
     def __init__(self, name: str, what: str):
         self.name, self.what = name, what
-        self.tried, self.survived, self.lost = 0, 0, []
-        self.note = ""
+        self.tried, self.survived, self.note = 0, 0, ""
+        self.lost: list[str] = []  # tracebacks
+        self.reasons: list[str] = []  # of the same cases, a line each
 
     @contextmanager
     def case(self, label: str) -> Iterator[None]:
@@ -36,7 +37,8 @@ class Scenario:
         try:
             yield
             self.survived += 1
-        except Exception:
+        except Exception as error:
+            self.reasons.append(f"{label}: {error!r}")
             self.lost.append(f"{label}: {traceback.format_exc(limit=-4)[-1500:]}")
 
 
@@ -78,7 +80,7 @@ def _write(path: Path, now: Scenario, seconds: float) -> None:
 
     row = {"what": now.what, "tried": now.tried, "survived": now.survived, "seconds": round(seconds, 1)}
     row |= {"date": date.today().isoformat(), "commit": _commit()} | ({"note": now.note} if now.note else {})
-    row |= {"lost": [each.splitlines()[0][:200] for each in now.lost[:10]]} if now.lost else {}
+    row |= {"lost": [reason[:200] for reason in now.reasons[:10]]} if now.lost else {}
     with FileLock(Path(tempfile.gettempdir()) / f"{path.stem}.lock"):  # the suite runs in two processes
         result = _read(path)
         result["machine"] = f"{os.cpu_count()} cores, {platform.machine()}"

@@ -68,28 +68,11 @@ def test_numbers_that_are_not_finite(value, tmp_path, request, tried, capsys):
                 assert "not finite" in captured.out + captured.err
                 assert "NaN" not in captured.out.replace("(NaN or infinity)", "")
         with now.case("train from it"):
-            argv = [
-                "train",
-                "small/scratch",
-                "--model",
-                "convnext_atto",
-                "--model.weights",
-                file,
-                "--image-size",
-                "32",
-                "--model.stem-stride",
-                "4",
-                "--total-batch",
-                "4",
-                "--epochs",
-                "20",
-                "--runtime.workers",
-                "0",
-                "--runtime.device",
-                "cpu",
-                "--data",
-                photos,
-            ]
+            options = (
+                "--model.name convnext_atto --model.stem-stride 4 --image-size 32 --total-batch 4 --device-batch 4 --epochs 20 "
+                "--runtime.workers 0 --runtime.device cpu"
+            )
+            argv = ["train", "small/finetune", *options.split(), "--model.weights", file, "--data", photos]
             said = survived(command([*argv, "--out", tmp_path / "a"], tmp_path / "output"), 2)
             assert "finite" in said
         with now.case("a rate that explodes"):
