@@ -34,7 +34,7 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str]]:
         """The table shown before a run starts."""
-        half_life = self.ema_half_life
+        half_life, epochs = self.ema_half_life, f"{self.total_steps / self.steps_per_epoch:.4g}"
         return [
             ("images", f"{self.samples:,}"),
             (
@@ -43,7 +43,7 @@ class Plan:
                 f"{self.accumulation} accumulation = {self.total_batch}",
             ),
             ("steps per epoch", f"{self.steps_per_epoch:,}"),
-            ("total steps", f"{self.total_steps:,} ({self.total_steps / self.steps_per_epoch:.4g} epochs)"),
+            ("total steps", f"{self.total_steps:,} ({epochs} epoch{'s' * (epochs != '1')})"),
             ("warm-up", _steps(self.schedule.warmup_steps)),
             ("learning rate", self._learning_rate()),
             ("EMA", "off" if half_life is None else f"decay {self.ema_decay:.6g}, half-life {_steps(half_life)}"),

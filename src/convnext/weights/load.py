@@ -328,8 +328,9 @@ def _gaps(report: LoadReport) -> str:
         if names
     ]
     if all(name.endswith(".gamma") for name in report.missing + report.unexpected):
-        value = "0, for no LayerScale" if report.missing else "1e-6, for LayerScale"
-        parts.append(f"Build the model with layer_scale_init_value={value}.")
+        value, why = ("0", "for no LayerScale") if report.missing else ("1e-6", "for LayerScale")
+        option = f"--model.layer-scale-init-value {value} in a training"
+        parts.append(f"Build the model with layer_scale_init_value={value}, {why} ({option}).")
     else:
         parts.append("Build the model that the file belongs to, or pass partial=True to load what fits.")
     return " ".join(parts)
