@@ -13,26 +13,6 @@ from convnext.report.table import markdown
 ROOT = Path(__file__).parents[1]
 
 
-def fourteen_million(result: dict) -> str:
-    """Start-up and memory by the number of images."""
-    rows = [
-        (
-            name,
-            row["open_seconds"],
-            row["first_batch_seconds"],
-            round(row["main_mb"]),
-            round(row["worker_own_mb"]),
-            round(row["worker_resident_mb"]),
-        )
-        for name, row in result["rows"].items()
-    ]
-    columns = ("images", "open, s", "first batch, s", "main process, MB", "loader's own, MB", "loader resident, MB")
-    return (
-        f"{result['classes']:,} classes in {result['shards']:,} shards, {result['workers']} loading processes; {result['device']} "
-        f"(`{result['command']}`, `results/{Path(result['file']).name}`).\n\n{markdown(rows, columns)}"
-    )
-
-
 def small_scratch(result: dict) -> str:
     rows = [
         (
@@ -251,26 +231,6 @@ def startup(result: dict) -> str:
     )
 
 
-def loading(result: dict) -> str:
-    """Images per second and core of loading, ours beside the rivals."""
-    rival = result["rows"]["timm, training"]["images_per_second"]
-    rows = [
-        (
-            name,
-            row["images_per_second"],
-            round(row["milliseconds"]["p50"], 2),
-            round(row["images_per_second"] / rival, 2) if ", training" in name else None,
-        )
-        for name, row in result["rows"].items()
-    ]
-    table = markdown(rows, ("", "images/s and core", "ms", "training : timm"))
-    return (
-        f"{result['images']} to 224 px, processor time, medians of {result['rounds']} rounds in turn; {result['device']}, "
-        f"timm {result['versions']['timm']}, torchvision {result['versions']['torchvision']} (`{result['command']}`, "
-        f"`results/{Path(result['file']).name}`).\n\n{table}"
-    )
-
-
 PAIR = ("convnext", "litserve")
 
 
@@ -374,8 +334,6 @@ TABLES = {
     "serve_rivals": serve_rivals,
     "serve_knobs": serve_knobs,
     "serve_faults": serve_faults,
-    "loading_500x375": loading,
-    "loading_12mp": loading,
     "startup": startup,
     "faults": faults,
     "cpu_speed": cpu_speed,
@@ -384,7 +342,6 @@ TABLES = {
     "cpu_compile": cpu_speed,
     "cpu_ready": cpu_ready,
     "detector_speed": detector_speed,
-    "fourteen_million": fourteen_million,
     "compile_kernels": compile_kernels,
     "small_scratch_cifar10": small_scratch,
     "multi_label": multi_label,
@@ -394,13 +351,15 @@ TABLES = {
     "overfit_mask_rcnn": overfit,
     "overfit_cascade_mask_rcnn": overfit,
 }
-for more in ("int8_tables.py", "small_data_tables.py"):
+for more in ("int8_tables.py", "loading_tables.py", "small_data_tables.py"):
     TABLES |= runpy.run_path(str(Path(__file__).with_name(more)))["TABLES"]
 
 
 FILES = {
     "cpu_ready": "cpu_compile",
     "cpu_int8_ready": "cpu_int8",
+    "data_path_epochs": "data_path",
+    "data_path_wait": "data_path",
     "small_data_slice": "small_data",
     "small_data_long_tail": "small_data",
     "serve_rivals": "serve",
