@@ -45,7 +45,12 @@ class Client:
         self.port, self.streams = port, None
 
     async def ask(self, request: bytes) -> Sample:
-        """The answer to a request; a kept connection that the server has closed meanwhile is opened anew."""
+        """The answer to a request; a kept connection that the server has closed meanwhile is opened anew.
+
+        One that it closes while the request is under way is cut, and marked by `retry`: nothing of an answer came.
+        """
+        if self.streams and self.streams[0].at_eof():
+            self.close()
         began, sent, reused = time.monotonic(), False, self.streams is not None
         try:
             if self.streams is None:

@@ -190,7 +190,8 @@ class Bench:
                 found[kind] = {
                     "seconds": seconds, "sustainable_rps": round(sustainable, 1),
                     "offered_rps": round(len(storm) / seconds / self.scale, 1),
-                    "codes": codes(storm), "refused_without_retry_after": sum(not each.retry for each in storm if each.code == 503),
+                    "codes": codes(storm), "cut_on_kept_connections": sum(each.retry for each in storm if each.code == BROKEN),
+                    "refused_without_retry_after": sum(not each.retry for each in storm if each.code == 503),
                     "goodput": round(len(inside) / seconds / self.scale / sustainable, 3), **latency(good),
                     "p99_refused_ms": latency(each for each in storm if each.code == 503).get("p99_ms"),
                     "queue_over_rate_ms": round(1000 * Limits().queue / sustainable), "calm_p50_ms": calm["p50_ms"],
