@@ -1,14 +1,17 @@
-"""What is written is JSON for every reader, and comes back as it was."""
+"""What is written is JSON for every reader, or a table, under any name, and comes back as it was."""
 
 import json
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from convnext.files import clear_leftovers, is_leftover, read_record, replace, to_json
+from convnext.files import clear_leftovers, is_leftover, read_record, replace, replace_table, table_source, to_json
 
 
 def test_json_has_no_nan():
@@ -50,3 +53,15 @@ def test_what_replace_writes_under_another_name_is_a_leftover_if_it_is_killed(tm
     seen = []
     replace(tmp_path / "best.safetensors", lambda aside: seen.append(aside) or aside.write_text("x"))
     assert is_leftover(seen[0])
+
+
+@pytest.mark.parametrize("folder", ["plain", "\udcff", "s3:", "file:"])
+def test_a_table_goes_to_any_name_and_comes_back(folder, tmp_path, monkeypatch):
+    """pyarrow by itself takes no path that is not UTF-8, and a relative one with a colon as an address."""
+    monkeypatch.chdir(tmp_path)
+    table = pa.table({"image": ["a", "b"]})
+    path = Path(folder) / "t.parquet"
+    replace_table(path, table)
+    with table_source(path) as source:
+        assert parquet.read_table(source).equals(table)
+    assert [each.name for each in path.parent.iterdir()] == ["t.parquet"]

@@ -6,7 +6,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,32 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """`replace` for a small text file."""
     replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def replace_table(path: Path, table: Any) -> None:
+    """`replace` for a pyarrow table, as Parquet."""
+    from pyarrow import parquet
+
+    def write(aside: Path) -> None:
+        with aside.open("wb") as file:  # pyarrow takes some names for addresses, and none that is not UTF-8
+            parquet.write_table(table, file)
+
+    replace(path, write)
+
+
+def is_utf8(path: Path) -> bool:
+    """True if the name can be told to libraries that take UTF-8 only."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
+
+
+@contextmanager
+def table_source(path: Path) -> Iterator[Any]:
+    """What pyarrow reads a file from: the whole path, which it takes for no address, or the open file if that is not UTF-8."""
+    if is_utf8(path):
+        yield path.absolute()
+    else:
+        with path.open("rb") as file:
+            yield file
 
 
 _LEFTOVER = re.compile(r"\..+[.-](\d+)")  # `.config.json.4711`, `.writing-4711`

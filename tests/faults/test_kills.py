@@ -93,12 +93,18 @@ def continued(argv: list[str], out: Path, expected: dict) -> None:
 
 
 def kill_at_random(argv: list[str], out: Path, chance: random.Random, steps: int) -> None:
-    child = command([*argv, "--out", out], out.parent / "output")
-    at = chance.randrange(steps)
-    child.until(lambda: recorded(out) >= at)
-    child.until(lambda: False, seconds=chance.uniform(0, 0.1))
-    child.kill()
-    assert child.code == -signal.SIGKILL, f"it had ended before it could be killed: {child.text[-500:]}"
+    """SIGKILL at most 0.1 s after one of the first steps is recorded; a run that has ended by then begins anew."""
+    for _ in range(5):
+        child, at = command([*argv, "--out", out], out.parent / "output"), chance.randrange(steps)
+        child.until(lambda at=at: recorded(out) >= at)
+        child.until(lambda: False, seconds=chance.uniform(0, 0.1))
+        child.kill()
+        if child.code == -signal.SIGKILL:
+            return
+        assert child.code == 0, child.text[-500:]
+        shutil.rmtree(out)
+        steps = 3
+    raise AssertionError(f"it had ended five times before it could be killed: {child.text[-500:]}")
 
 
 def kill_in_a_save(argv: list[str], out: Path, place: str, save: int, after: bool) -> None:

@@ -33,6 +33,13 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
         claim(tmp_path, "quickstart", replace(recipe, epochs=3))
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
+    """TensorBoard's files cannot be written there."""
+    with pytest.raises(ConvNextError, match="not UTF-8. Give another --out"):
+        claim(tmp_path / "\udcff", "quickstart", recipes.get("quickstart"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

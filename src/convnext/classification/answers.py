@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from convnext.classification.dataset import ImageDataset
 from convnext.classification.label_metrics import LabelScores
-from convnext.files import replace
+from convnext.files import replace_table
 from convnext.runtime.world import World
 from convnext.task.examples import utf8
 
@@ -58,7 +57,7 @@ def write_answers(kept: Kept, samples: ImageDataset, names: list[str], path: Pat
         "confidence": kept.confidence,
         "truth_probability": kept.truth,
     }
-    replace(path, lambda aside: pq.write_table(pa.table(columns), aside))
+    replace_table(path, pa.table(columns))
 
 
 def write_labels(scores: LabelScores, samples: ImageDataset, names: list[str], path: Path) -> None:
@@ -72,7 +71,7 @@ def write_labels(scores: LabelScores, samples: ImageDataset, names: list[str], p
             [p[row].tolist() for p, row in zip(scores.probabilities(), said, strict=True)], pa.list_(pa.float64())
         ),
     }
-    replace(path, lambda aside: pq.write_table(pa.table(columns), aside))
+    replace_table(path, pa.table(columns))
 
 
 def _images(samples: ImageDataset) -> list[str]:

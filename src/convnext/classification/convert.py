@@ -135,7 +135,7 @@ def _write_files(
         nonlocal following, done
         # an image is in no dictionary, and its least and greatest bytes tell nothing
         lean: dict[str, Any] = {"use_dictionary": False, "write_statistics": ["label"]}
-        with pq.ParquetWriter(file, schema, **lean) as writer:
+        with file.open("wb") as target, pq.ParquetWriter(target, schema, **lean) as writer:
             size = 0
             while following and size < FILE_BYTES:
                 writer.write_table(pa.Table.from_pylist(following, schema))

@@ -14,6 +14,7 @@ from convnext.data.formats.content import read_text
 from convnext.data.images import ImageError
 from convnext.data.texts import Texts
 from convnext.errors import ConvNextError
+from convnext.files import table_source
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 VAL_PREFIXES = ("val", "test")  # val begins valid and validation, too
@@ -50,7 +51,7 @@ class ParquetDataset(ImageDataset):
         labels, groups, names, own = [], [], classes, []
         for number, path in enumerate(files):
             try:
-                with pq.ParquetFile(path) as file:
+                with table_source(path) as source, pq.ParquetFile(source) as file:
                     _check_image_column(path, file.schema_arrow)
                     label_column = _label_column(path, file.schema_arrow)
                     names = names or _names_in_metadata(file.schema_arrow, label_column)
@@ -118,7 +119,10 @@ class ParquetDataset(ImageDataset):
 
     def _read_group(self, group: int) -> pa.Array:
         number, group_in_file = self._groups[group, :2].tolist()
-        with pq.ParquetFile(self._files[number], metadata=self._metadata.get(number)) as file:
+        with (
+            table_source(self._files[number]) as source,
+            pq.ParquetFile(source, metadata=self._metadata.get(number)) as file,
+        ):
             self._metadata[number] = file.metadata
             nested = pa.types.is_struct(file.schema_arrow.field("image").type)
             # without threads: they do not survive the fork into a loader process

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL.Image import Image
 
@@ -24,7 +23,7 @@ from convnext.data.formats import FORMATS
 from convnext.data.images import decode
 from convnext.data.loader import EvalSamples, default_workers, eval_loader
 from convnext.errors import ConvNextError
-from convnext.files import replace
+from convnext.files import replace_table
 from convnext.runtime.precision import autocast
 from convnext.task.pooled import pooled
 
@@ -153,4 +152,4 @@ def write_vectors(
         columns["labels"] = pa.array(vectors.labels, pa.list_(pa.string()))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind)
     table = pa.table(columns).replace_schema_metadata(facts)
-    replace(path, lambda aside: pq.write_table(table, aside))
+    replace_table(path, table)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convnext.errors import ConvNextError
+from convnext.files import table_source
 from convnext.report import page
 from convnext.report.calibration import BINS, Calibration, draw_reliability
 
@@ -37,7 +38,8 @@ def examples(path: Path) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, list[bytes]]]:
-    found = pq.read_table(path)
+    with table_source(path) as source:
+        found = pq.read_table(source)
     columns = [found[name].to_pylist() for name in ("section", "words", "pictures")]
     for title, words, shown in zip(*columns, strict=True):
         yield str(title), str(words), [bytes(each) for each in shown]

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from convnext import __version__
 from convnext.errors import ConvNextError
-from convnext.files import clear_leftovers, is_leftover, replace_text
+from convnext.files import clear_leftovers, is_leftover, is_utf8, replace_text
 from convnext.recipes.diff import difference
 from convnext.recipes.optim import AdamW
 from convnext.recipes.ranges import check_ranges
@@ -28,8 +28,10 @@ def claim(folder: Path, name: str, recipe: Recipe) -> str:
     """Prepare `folder` for a run of `recipe`: "new", "unfinished" (continue it) or "finished" (nothing to do).
 
     Raises:
-        ConvNextError: it holds a run of another config, or other files, or cannot be written.
+        ConvNextError: its name is not UTF-8, it holds a run of another config, or other files, or cannot be written.
     """
+    if not is_utf8(folder):
+        raise ConvNextError(f"The name of the run's folder {folder} is not UTF-8. Give another --out.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder)

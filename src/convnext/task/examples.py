@@ -16,7 +16,7 @@ from convnext.data.images import ImageError
 from convnext.data.loader import TrainSamples
 from convnext.data.sampler import epoch_order
 from convnext.errors import ConvNextError
-from convnext.files import replace
+from convnext.files import replace_table
 from convnext.seeding import generators_kept
 from convnext.task.spec import TaskSpec
 
@@ -55,12 +55,11 @@ class TrainingViews:
 def write_examples(make: Callable[[], Iterable[Example]], path: Path) -> None:
     """Write what `make` gives as parquet: `section`, `words`, `pictures` (JPEGs), in this order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = [(each.section, utf8(each.words), [jpeg(picture) for picture in each.pictures]) for each in make()]
     schema = pa.schema([("section", pa.string()), ("words", pa.string()), ("pictures", pa.list_(pa.binary()))])
     arrays = [pa.array([row[k] for row in rows], field.type) for k, field in enumerate(schema)]
-    replace(path, lambda aside: pq.write_table(pa.Table.from_arrays(arrays, schema=schema), aside))
+    replace_table(path, pa.Table.from_arrays(arrays, schema=schema))
 
 
 def training_examples(spec: TaskSpec, recipe: Any) -> Iterator[Example]:
