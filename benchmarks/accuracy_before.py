@@ -34,6 +34,12 @@ from convnext.classification.open import open_dataset
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ("raw", "ema")
+SETTINGS = (
+    "--model.name convnext_atto --model.layer-scale-init-value 0 --model.drop-path-rate 0 --optim.lr 2e-3 "
+    "--optim.warmup-epochs None --optim.warmup-share 0.1 --augment.rand-augment rand-m9-mstd0.5-inc1 "
+    "--augment.random-erasing 0.25 --augment.mixup 0.0 --augment.cutmix 0.0 --augment.label-smoothing 0.1"
+)
+"""Of both commits, whose presets differ: everything that the loading does, erasing and RandAugment among it."""
 
 
 def write(images: ImageDataset, count: int, enlarge: int, folder: Path) -> int:
@@ -88,7 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             (arguments.runs / f"{part}.done").touch()
     options = ["--data", str(data), "--image-size", str(arguments.side), "--model.stem-stride", "4"]
     options += ["--total-batch", str(arguments.batch), "--device-batch", str(arguments.batch), "--eval-every", "10000"]
-    options += ["--runtime.workers", str(arguments.workers), *(f"--{each}" for each in arguments.more)]
+    options += [
+        *SETTINGS.split(),
+        "--runtime.workers",
+        str(arguments.workers),
+        *(f"--{each}" for each in arguments.more),
+    ]
     with tempfile.TemporaryDirectory() as place:
         given = Path(arguments.before)
         tools = runpy.run_path(str(Path(__file__).with_name("rule_speed.py")))

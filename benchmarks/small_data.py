@@ -199,12 +199,16 @@ BALANCING = {
 }
 
 
+PRECISIONS = {"small/scratch": {}, "--precision bf16": {"precision": "bf16"}}
+"""Of the whole; bf16 is for processors that multiply it fast."""
+
+
 def cells(part: str, names: Sequence[str]) -> dict[str, Classification | Callable[[int], Plain]]:
     """What is trained in a part, by name."""
-    if part == "long-tail":
-        found = {name: replace(recipes.get("small/scratch"), **changes) for name, changes in BALANCING.items()}
+    if changed := {"long-tail": BALANCING, "whole": PRECISIONS}.get(part):
+        found = {name: replace(recipes.get("small/scratch"), **changes) for name, changes in changed.items()}
     else:
-        found = {"whole": {"small/scratch": recipes.get("small/scratch")}}.get(part) or settings() | PLAIN
+        found = settings() | PLAIN
     return {name: what for name, what in found.items() if not names or name in names}
 
 

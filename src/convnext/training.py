@@ -192,11 +192,12 @@ def _run(
     from convnext.task.cache import cache_rows
 
     spec = tasks.of_recipe(recipe)
+    tasks.of_model(recipe.model.name)  # there is one
     train_images, val_images = spec.open_data(recipe)
     for label in train_images.classes:
         if not label.isascii() and label.encode("utf-8", "replace").decode("utf-8") != label:
             raise ConvNextError(
-                f"The class {label!r} has a name that is no UTF-8, which no file of weights can hold: rename it."
+                f"The name of the class {label!r} is not UTF-8, as files of weights need it: rename it."
             )
     for field in recipe.places:  # so that the run can be evaluated from anywhere
         place = getattr(recipe, field)

@@ -34,6 +34,12 @@ def coco_mini(tmp_path_factory):
     return folder
 
 
+def test_embed_speed(tmp_path):
+    out = tmp_path / "x.json"
+    (row,) = run("embed_speed", out, "--models", "convnext_atto", "--images", "2", "--rounds", "1")["rows"]
+    assert row["embed_to_predict"] == pytest.approx(row["embed"] / row["predict"], rel=0.1)
+
+
 def test_digest_cost(tmp_path):
     (row,) = run("digest_cost", tmp_path / "x.json", "--models", "convnext_atto", "--rounds", "1")["rows"]
     assert row["megabytes"] == 15

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tutorial.md"
 PAGES = {
     PAGE: {"# write_digits.py", "# elsewhere.py"},
+    PAGE.with_name("sessions.md"): {"# write_photos.py", "# write_scenes.py"},
 }
 """And the files that their commands need."""
 

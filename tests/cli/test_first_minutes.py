@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from convnext.cli import main
 from convnext.console import progress_bar, stderr
 from pictures import TINY, draw_classes
 from terminal import forked_on_terminal, on_terminal, widths
@@ -123,6 +124,19 @@ def test_a_mistake_is_told_in_whole_words_with_the_nearest_name(tmp_path, monkey
     assert " ".join(screen.lines) == (
         "convnext: There is no file or folder runs/quickstrat, and no such name in the catalog. Did you mean 'quickstart'?"
     )
+
+
+def test_a_training_names_the_folder_and_the_model_that_are_not_there(tmp_path, monkeypatch, capsys):
+    """The model before the size of a batch, which another model may change."""
+    monkeypatch.chdir(tmp_path)
+    draw_classes(tmp_path / "photos", {"across": 8, "down": 8})
+    for options, told in (
+        (["--data", "fotos"], "this folder has no 'fotos'. Did you mean 'photos'?"),
+        (["--data", "photos/up"], "photos has no 'up'."),
+        (["--data", "photos", "--model", "convnext_atom"], "no model 'convnext_atom'. Did you mean 'convnext_atto'"),
+    ):
+        assert main.run(["train", "small/scratch", *options]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_colour(trained):

@@ -7,6 +7,7 @@ import numpy as np
 from convnext.console import progress_bar, stdout
 from convnext.detection.check import check_coco
 from convnext.detection.open import open_objects
+from convnext.layout import counted
 from convnext.recipes.schema import Detection
 from convnext.task.check_report import conclude, print_classes, print_sides, readable
 
@@ -20,10 +21,13 @@ def report_check(data: str, recipe: Detection, out: Path) -> int:
     counts = [[part.counts[k] for part in parts.values()] for k in range(len(report.classes))]
     print_classes(report.classes, counts, list(parts), "objects", console)
     for title, part in parts.items():
-        console.print(
-            f"{title} ({report.format}): {part.images:,} images, {part.objects:,} objects, {part.crowds:,} crowds, "
-            f"{len(part.empty):,} images without objects ({part.path})"
+        found = (
+            counted(part.images, "image"),
+            counted(part.objects, "object"),
+            counted(part.crowds, "crowd"),
+            counted(len(part.empty), "image without objects", "images without objects"),
         )
+        console.print(f"{title} ({report.format}): {', '.join(found)} ({part.path})")
     print_sides(report, console)
 
     def draw() -> Path:

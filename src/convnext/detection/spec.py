@@ -178,9 +178,9 @@ class DetectionSpec(TaskSpec):
         return training_views(recipe, train)
 
     def geometry(self, recipe: Recipe) -> tuple[str, str]:
-        sides = recipe.augment.short_sides
-        text = f"short side {min(sides)} to {max(sides)} px, {recipe.test_short} in evaluation"
-        return f"{recipe.test_short}", text
+        sides, test = recipe.augment.short_sides, recipe.test_short
+        trained = f"{min(sides)} to {max(sides)}" if len(set(sides)) > 1 else f"{sides[0]}"
+        return f"{test}", f"short side {trained} px" + (f", {test} in evaluation" if trained != f"{test}" else "")
 
     # -- a trained model
 
