@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from convnext.classification.dataset import ArrayDataset
 from convnext.data.images import FORMATS, ImageError, decode
@@ -45,6 +46,51 @@ def test_an_image_that_cannot_be_shrunk_is_cut_to_the_bit(kind):
     region = Region(31, 17, 120, 99, (96, 96))
     expected = decode(data).crop((31, 17, 151, 116))
     assert np.array_equal(decode_region(data, lambda size: region), np.asarray(expected))
+
+
+def by_pillow(data: bytes, region: Region) -> np.ndarray:
+    """The region, decoded at the same scale by Pillow."""
+    with Image.open(BytesIO(data)) as image:
+        assert isinstance(image, JpegImageFile)
+        whole = image.size
+        if region.shrink > 1:
+            image.draft(None, (image.width // region.shrink, image.height // region.shrink))  # type: ignore[arg-type]
+        return np.asarray(image.convert("RGB").crop(region.box(whole, image.size)))
+
+
+JPEGS = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "coarse": {"quality": 10},
+    "progressive": {"progressive": True, "quality": 92},
+    "restarts": {"restart_marker_blocks": 3},
+    "RGB kept": {"keep_rgb": True},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=list(JPEGS))
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+def test_pixels_are_those_of_pillow_to_the_bit(options, grey):
+    for size in ((300, 200), (301, 203), (64, 9), (17, 8), (9, 3), (8, 8), (7, 7), (3, 5), (1, 1)):
+        noisy = np.asarray(picture(*size)) // 2 + np.random.default_rng(1).integers(
+            0, 99, (*size[::-1], 3), dtype=np.uint8
+        )
+        image = Image.fromarray(noisy)
+        data = encoded(image.convert("L") if grey else image, **options)
+        for shrink in (1, 2, 4, 8):
+            least = max(1, size[0] // shrink), max(1, size[1] // shrink)
+            region = Region(0, 0, *size, least)
+            assert np.array_equal(decode_region(data, lambda size, region=region: region), by_pillow(data, region))
+
+
+def test_four_colours_and_what_libjpeg_warns_of_are_left_to_pillow():
+    cmyk = encoded(picture(64, 48).convert("CMYK"))
+    damaged = bytearray(encoded(picture(300, 200), quality=95))
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 40] = bytes(range(100, 140))
+    for data in (cmyk, bytes(damaged)):
+        region = Region(0, 0, 64, 48, (64, 48))
+        assert np.array_equal(decode_region(data, lambda size, region=region: region), by_pillow(data, region))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -95,12 +141,26 @@ def test_thin_and_tiny_images(size):
     assert decode_region(data, lambda size: Region(0, 0, *size, (1, 1))).size > 0
 
 
-@pytest.mark.shared
-def test_evaluation_decodes_every_image_of_the_shared_folder_in_full():
+def shared_photos() -> list[Path]:
     files = [path for path in sorted(SHARED.rglob("*")) if path.suffix.lower() in {".jpg", ".jpeg", ".mpo"}]
     files = [path for path in files if path.parent.name != "odd-images"]
     assert len(files) > 250
-    for path in files:
+    return files
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+def test_every_image_of_the_shared_folder_has_the_pixels_that_pillow_gives(shrink):
+    for path in shared_photos():
+        with Image.open(path, formats=FORMATS) as image:
+            region = Region(0, 0, *image.size, (image.width // shrink, image.height // shrink))
+        found = decode_region(path, lambda size, region=region: region, upright=False)
+        assert np.array_equal(found, by_pillow(path.read_bytes(), region)), path
+
+
+@pytest.mark.shared
+def test_evaluation_decodes_every_image_of_the_shared_folder_in_full():
+    for path in shared_photos():
         with Image.open(path, formats=FORMATS) as image:
             expected = ImageOps.exif_transpose(image).convert("RGB")
         assert np.array_equal(np.asarray(decode(path)), np.asarray(expected)), path

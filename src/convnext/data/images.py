@@ -139,9 +139,13 @@ def open_image(
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image to RGB and apply its orientation."""
-    rgb = to_rgb(image)
-    turn = _UPRIGHT.get(orientation(image) or 1)
-    return rgb if turn is None else rgb.transpose(turn)
+    return turned(to_rgb(image), orientation(image) or 1)
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as an EXIF orientation, 1 to 8, says."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
