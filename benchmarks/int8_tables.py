@@ -168,6 +168,8 @@ TABLES = {
     "cpu_int8": cpu_int8,
     "cpu_int8_xeon": cpu_int8,
     "cpu_fp32_xeon": cpu_fp32,
+    "cpu_int8_amx": cpu_int8,
+    "cpu_fp32_amx": cpu_fp32,
     "cpu_int8_ready": cpu_int8_ready,
     "cpu_fp32": cpu_fp32,
     "cpu_threads": cpu_threads,

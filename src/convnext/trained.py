@@ -251,7 +251,7 @@ def load(
         name: a run's folder, a checkpoint file of any known format, an exported file, a name of the catalog
             (`convnext info catalog`), or of a repository on the Hugging Face Hub (owner/name).
         device: cuda, mps, cpu, or auto: the first of them that is there.
-        precision: fp32, bf16, fp16, or auto: the fastest that the device computes well in.
+        precision: fp32, bf16, fp16, or auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU.
         weights: of a run: "best", "raw" (final) or "ema" (their average); of a file with both: "raw" or "ema".
         image_size: use it at another size in pixels than its file says.
         trust: open formats that can run code of whoever made them (torch-export and aot-inductor).

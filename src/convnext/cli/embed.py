@@ -48,7 +48,8 @@ class Embed:
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; auto: the fastest that the device computes well in."""
+    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU, where
+    bf16 can be faster: docs/speed.md."""
     verify: bool = True
     """Compare weights with the digest in their file; --no-verify saves some time with large models."""
     read: Reading = field(default_factory=Reading)

@@ -62,8 +62,8 @@ class Predict:
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; auto: the fastest that the device computes well in. int8 needs a file of `convnext export
-    --format convnext-int8`, which has it by itself."""
+    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU, where
+    bf16 can be faster: docs/speed.md. int8 needs a file of `convnext export --format convnext-int8`, which has it by itself."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
     verify: bool = True

@@ -51,7 +51,8 @@ class Serve:
     device: str = "auto"
     """cuda, mps, cpu, or auto: the first of them that is there."""
     precision: Precision = "auto"
-    """Precision of the arithmetic; auto: the fastest that the device computes well in."""
+    """Precision of the arithmetic; auto: bf16 on a GPU that has it, fp16 on an older one, fp32 on a CPU, where
+    bf16 can be faster: docs/speed.md."""
     trust: bool = False
     """Open exported files of formats that can run code of whoever made them."""
     limits: Annotated[Limits, tyro.conf.OmitArgPrefixes] = field(default_factory=Limits)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from convnext.data.images import ImageError
 from convnext.data.pixels import pad_to_multiple
@@ -147,7 +147,7 @@ def collate(samples: list) -> Batch:
     readable = [image for image in images if image is not None]
     maps = [label for label in labels if isinstance(label, Tensor)]  # an unreadable image has none
     return Batch(
-        torch.stack(readable) if readable else torch.empty(0),
+        default_collate(readable) if readable else torch.empty(0),  # which in a loader stacks into shared memory
         torch.stack(maps) if maps else torch.tensor(labels, dtype=torch.int64),
         list(indices),
         [message for messages in unreadable for message in messages],
@@ -183,11 +183,12 @@ def _keep_memory_shared() -> None:
     """Keep a forked process small, which shares all that it does not write to with its parent.
 
     A garbage collection would write into every object (100 MB of a process that has imported PyTorch). And glibc, after the
-    first image, takes buffers of its size from the heap, where batches leave holes: it grows by 100 MB in a thousand images.
+    first batch, takes buffers of its size from the heap, where batches leave holes: it grows by 100 MB in a thousand images.
+    Those of images at the model's size stay in the heap: fresh pages for each would cost a tenth of a loader's time.
     """
     gc.freeze()
     with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 128 * 1024)  # its default, which then no longer rises
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 256 * 1024)  # which then no longer rises
 
 
 def kill_loaders() -> None:
