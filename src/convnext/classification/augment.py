@@ -133,8 +133,9 @@ def resize(pixels: np.ndarray, size: int, interpolation: str) -> Tensor:
     if interpolation not in TORCH_FILTERS:
         filter_ = Image.Resampling[interpolation.upper()]
         return _writable(np.asarray(Image.fromarray(pixels).resize((size, size), filter_)))
-    # with the batch's axis first, PyTorch sees that the channels stand last, and answers in the same layout
-    image = _writable(pixels)[None].permute(0, 3, 1, 2)
+    # with the batch's axis first, PyTorch sees that the channels stand last, and answers in the same layout; rows with gaps
+    # between them, as a part of an image has, would take a slower way
+    image = _writable(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     return F.interpolate(image, size=(size, size), mode=interpolation, antialias=True)[0].permute(1, 2, 0)
 
 
