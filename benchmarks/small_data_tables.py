@@ -49,7 +49,18 @@ def small_data_long_tail(result: dict) -> str:
     return f"{about(result, 'long-tail')}\n\n{markdown(table, heads)}"
 
 
+def small_data_whole(result: dict) -> str:
+    """All images for some minutes."""
+    table = [
+        (f"`{name}`", rows[seed]["epochs"], round(rows[seed]["seconds"] / 60, 1), round(rows[seed]["top1"], 1))
+        for name, rows in result["parts"]["whole"].items()
+        for seed in sorted(rows)
+    ]
+    return f"{about(result, 'whole')}\n\n{markdown(table, ('50,000 images', 'epochs', 'minutes', 'top-1 %'))}"
+
+
 TABLES = {
     "small_data_slice": small_data_slice,
     "small_data_long_tail": small_data_long_tail,
+    "small_data_whole": small_data_whole,
 }
