@@ -7,7 +7,7 @@ that fit onto a multiprocessor, and instructions of the longest inner loop. Trit
 spilled registers: ptxas prefers to keep a few constants of the outer loops there when this admits more warps. More than 32
 bytes are a sign of spills where the work is done. The exit status is 1 for those, for a kernel that fits onto no
 multiprocessor, and for one of which fewer programs fit than `--against` says. About 3 s for each; `--match` takes a part of
-the names, a regular expression.
+the names, a regular expression. Rows that the file has of other kernels and generations stay in it.
 """
 
 import argparse
@@ -87,6 +87,13 @@ def programs(registers: int, shared: int, warps: int, architecture: int) -> int:
     return min(65536 // (32 * rounded * warps), (memory << 10) // (shared + 1024), most // warps)
 
 
+def write(table: dict[str, dict[str, list]], path: Path) -> None:
+    """Write the rows, a line for each kernel."""
+    head = json.dumps({"triton": triton.__version__, "columns": COLUMNS})
+    rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in table.items())
+    path.write_text(f'{head[:-1]},\n  "kernels": {{\n{rows}\n  }}\n}}\n')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="where to write the JSON")
@@ -97,12 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     before = json.loads(arguments.against.read_text())["kernels"] if arguments.against else {}
-    table, complaints = {}, []
     names = {variant.name for variant in variants()}
+    known = json.loads(arguments.out.read_text())["kernels"] if arguments.out and arguments.out.exists() else {}
+    table, complaints = {name: row for name, row in known.items() if name in names}, []
     for variant in variants():
         if not re.search(arguments.match, variant.name):
             continue
-        row = table[variant.name] = {}
+        row = table.setdefault(variant.name, {})
         for architecture in arguments.arch:
             kernel = compile_variant(variant, architecture)
             used, shared = resources(kernel.asm["cubin"]), kernel.metadata.shared
@@ -119,10 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if fit < had:
                 complaints.append(f"{title}: {fit} programs fit onto a multiprocessor, and {had} did")
         print(f"{variant.name:50s}", row, flush=True)
-    if arguments.out:
-        head = {"triton": triton.__version__, "columns": COLUMNS}
-        rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in table.items())
-        arguments.out.write_text(f'{json.dumps(head)[:-1]},\n  "kernels": {{\n{rows}\n  }}\n}}\n')
+        if arguments.out:
+            write(table, arguments.out)
     if complaints:
         sys.exit("\n".join(complaints))
 
