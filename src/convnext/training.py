@@ -196,9 +196,7 @@ def _run(
     train_images, val_images = spec.open_data(recipe)
     for label in train_images.classes:
         if not label.isascii() and label.encode("utf-8", "replace").decode("utf-8") != label:
-            raise ConvNextError(
-                f"The name of the class {label!r} is not UTF-8, as files of weights need it: rename it."
-            )
+            raise ConvNextError(f"The class {label!r} has a name that is no UTF-8, which weights need: rename it.")
     for field in recipe.places:  # so that the run can be evaluated from anywhere
         place = getattr(recipe, field)
         if place and (Path(place).expanduser().exists() or is_pattern(place)):
