@@ -91,12 +91,16 @@ def multi_label(result: dict) -> str:
 def compile_kernels(result: dict) -> str:
     """The forms that a Tiny launches on images of 224 px in bf16; of the others their extremes."""
     cells = [cell for row in result["kernels"].values() for cell in row.values()]
-    architectures = list(next(iter(result["kernels"].values())))
+    architectures = sorted({name for row in result["kernels"].values() for name in row}, key=lambda name: int(name[3:]))
+    everywhere = sum(len(row) == len(architectures) for row in result["kernels"].values())
     stacks = [cell[2] for cell in cells if cell[2]]
     rows = [
         (
             name.replace("_", " "),
-            *(f"{r} / {shared / 1024:.1f} / {s} / {fit}" for r, shared, s, fit, *_ in row.values()),
+            *(
+                f"{row[each][0]} / {row[each][1] / 1024:.1f} / {row[each][2]} / {row[each][3]}" if each in row else None
+                for each in architectures
+            ),
         )
         for name, row in result["kernels"].items()
         if re.search(r"_(96x56|192x28|384x14|768x7|96|192|384|768)$", name) and "fp32" not in name
@@ -104,8 +108,8 @@ def compile_kernels(result: dict) -> str:
     return (
         f"Registers per thread / KiB of shared memory per program / bytes of stack per thread / programs per multiprocessor, "
         f"Triton {result['triton']} "
-        f"(`benchmarks/compile_kernels.py`, `results/{Path(result['file']).name}`). Of all {len(result['kernels'])} forms on "
-        f"{len(architectures)} architectures: at most {max(cell[0] for cell in cells)} registers and "
+        f"(`benchmarks/compile_kernels.py`, `results/{Path(result['file']).name}`). Of {len(result['kernels'])} forms, "
+        f"{everywhere} of them on all architectures: at most {max(cell[0] for cell in cells)} registers and "
         f"{max(cell[1] for cell in cells) / 1024:.1f} KiB, {len(stacks)} with a stack, of at most {max(stacks, default=0)} "
         f"bytes.\n\n{markdown(rows, ('', *architectures))}"
     )
