@@ -72,9 +72,11 @@ class Normalize:
     """RGB image -> (3, H, W) float: values in 0..1 minus the mean, over the deviation. Leaner than torchvision's three steps."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.scale = (1 / (255 * np.array(std))).astype(np.float32)
-        self.shift = (-np.array(mean) / np.array(std)).astype(np.float32)
+        self.scale = (1 / (255 * np.array(std))).astype(np.float32)[:, None, None]
+        self.shift = (-np.array(mean) / np.array(std)).astype(np.float32)[:, None, None]
 
     def __call__(self, image: Image) -> Tensor:
-        values = np.asarray(image, dtype=np.float32)  # (H, W, 3)
-        return torch.from_numpy(np.ascontiguousarray((values * self.scale + self.shift).transpose(2, 0, 1)))
+        values = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+        values *= self.scale  # in place: each copy would cost its fresh pages
+        values += self.shift
+        return torch.from_numpy(values)

@@ -63,7 +63,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 def normalize(image: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
     """(3, H, W) of values in 0..255 -> float, minus the mean, over the deviation."""
     scale = torch.tensor(std) * 255
-    return (image.float() - torch.tensor(mean)[:, None, None] * 255) / scale[:, None, None]
+    values = image.to(torch.float32, copy=True)  # once: each copy would cost its fresh pages
+    return values.sub_(torch.tensor(mean)[:, None, None] * 255).div_(scale[:, None, None])
 
 
 def padded_size(size: Sequence[int], multiple: int = PAD_MULTIPLE) -> tuple[int, int]:
