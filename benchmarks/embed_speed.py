@@ -3,37 +3,24 @@
     python benchmarks/embed_speed.py --out results/embed_speed.json
 
 Both decode the same JPEG files of 500 x 375 pixels; `embed` leaves out the head and averages the last map. Random weights. Reported
-are medians over the rounds. Run it on an idle machine.
+medians of processor time over the rounds, one thread.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import torch
 
 import convnext
-from convnext.benchmark.loading import generated
+from convnext.benchmark.loading import generated, measure
 from convnext.benchmark.rows import environment
 
 BATCH = 8
-
-
-def measure(ways: dict[str, Callable[[], object]], images: int, rounds: int) -> dict[str, float]:
-    """Images per second of each way, the first round left out."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name in sorted(ways, reverse=number % 2 == 1):
-            began = perf_counter()
-            ways[name]()
-            times[name].append(perf_counter() - began)
-    return {name: round(images / median(each[1:]), 1) for name, each in times.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,24 +32,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        files = [folder / f"{i}.jpg" for i in range(arguments.images)]
-        for file, content in zip(files, generated(arguments.images, 500, 375), strict=True):
-            file.write_bytes(content)
+        folder, files = Path(place), generated(arguments.images, 500, 375)
         for name in arguments.models:
-            weights = convnext.save_weights(
-                convnext.create_model(name, num_classes=1000), folder / f"{name}.safetensors"
-            )
-            model = convnext.load(weights, device="cpu")
+            network = convnext.create_model(name, num_classes=1000)
+            model = convnext.load(convnext.save_weights(network, folder / f"{name}.safetensors"), device="cpu")
             ways = {
-                "embed": lambda model=model: model.embed(files, batch=BATCH),
-                "predict": lambda model=model: model.predict(files, batch=BATCH),
+                "embed": lambda files, model=model: model.embed(files, batch=BATCH),
+                "predict": lambda files, model=model: model.predict(files, batch=BATCH),
             }
-            row = {"model": name, **measure(ways, len(files), arguments.rounds)}
-            rows.append(row | {"embed_to_predict": round(row["embed"] / row["predict"], 3)})
+            speeds = {way: row["images_per_second"] for way, row in measure(ways, files, arguments.rounds).items()}
+            rows.append({"model": name, **speeds, "embed_to_predict": round(speeds["embed"] / speeds["predict"], 3)})
             print(rows[-1], flush=True)
     result = environment(torch.device("cpu")) | {
-        "what": "images per second of embed and predict, decoding of JPEG files of 500 x 375 pixels included",
+        "what": "images per second of embed and predict, JPEG files of 500 x 375 pixels; processor time, one thread",
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).date().isoformat(),
         "batch": BATCH,

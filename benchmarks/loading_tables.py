@@ -95,8 +95,8 @@ def fourteen_million(result: dict) -> str:
     ]
     columns = ("images", "open, s", "first batch, s", "main process, MB", "loader's own, MB", "loader resident, MB")
     return (
-        f"{result['classes']:,} classes in {result['shards']:,} shards, {result['workers']} loading processes; {result['device']} "
-        f"(`{result['command']}`, `results/{Path(result['file']).name}`).\n\n{markdown(rows, columns)}"
+        f"{result['classes']:,} classes in {result['shards']:,} shards, {result['workers']} loading processes; "
+        f"{source(result)}.\n\n{markdown(rows, columns)}"
     )
 
 

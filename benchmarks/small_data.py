@@ -199,13 +199,9 @@ BALANCING = {
 }
 
 
-PRECISIONS = {"small/scratch": {}, "--precision bf16": {"precision": "bf16"}}
-"""Of the whole; bf16 is for processors that multiply it fast."""
-
-
 def cells(part: str, names: Sequence[str]) -> dict[str, Classification | Callable[[int], Plain]]:
     """What is trained in a part, by name."""
-    if changed := {"long-tail": BALANCING, "whole": PRECISIONS}.get(part):
+    if changed := {"long-tail": BALANCING, "whole": {"small/scratch": {}}}.get(part):
         found = {name: replace(recipes.get("small/scratch"), **changes) for name, changes in changed.items()}
     else:
         found = settings() | PLAIN

@@ -192,7 +192,7 @@ def _run(
     from convnext.task.cache import cache_rows
 
     spec = tasks.of_recipe(recipe)
-    tasks.of_model(recipe.model.name)  # there is one
+    tasks.of_model(recipe.model.name)  # raises where there is none
     train_images, val_images = spec.open_data(recipe)
     for label in train_images.classes:
         if not label.isascii() and label.encode("utf-8", "replace").decode("utf-8") != label:

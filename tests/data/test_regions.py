@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
 from convnext.classification.dataset import ArrayDataset
-from convnext.data.images import FORMATS, ImageError, decode
-from convnext.data.regions import Region, decode_region
+from convnext.data.images import FORMATS, ImageError, decode, open_image
+from convnext.data.regions import BLOCK, Region, _decoded, decode_region
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -58,6 +58,12 @@ def by_pillow(data: bytes, region: Region) -> np.ndarray:
         return np.asarray(image.convert("RGB").crop(region.box(whole, image.size)))
 
 
+def simple(data: bytes, shrink: int = 1) -> bool:
+    """Whether the file is decoded without Pillow."""
+    with open_image(data) as image:
+        return _decoded(image, shrink) is not None
+
+
 JPEGS = {
     "4:4:4": {"subsampling": 0},
     "4:2:2": {"subsampling": 1},
@@ -82,13 +88,14 @@ def test_pixels_are_those_of_pillow_to_the_bit(options, grey):
             least = max(1, size[0] // shrink), max(1, size[1] // shrink)
             region = Region(0, 0, *size, least)
             assert np.array_equal(decode_region(data, lambda size, region=region: region), by_pillow(data, region))
+            assert simple(data, shrink) == (max(size) >= BLOCK)
 
 
 def test_four_colours_and_what_libjpeg_warns_of_are_left_to_pillow():
     cmyk = encoded(picture(64, 48).convert("CMYK"))
-    damaged = bytearray(encoded(picture(300, 200), quality=95))
-    damaged[len(damaged) // 2 : len(damaged) // 2 + 40] = bytes(range(100, 140))
-    for data in (cmyk, bytes(damaged)):
+    ends_early = encoded(picture(300, 200), quality=95)[:-400] + b"\xff\xd9"
+    for data in (cmyk, ends_early):
+        assert not simple(data)
         region = Region(0, 0, 64, 48, (64, 48))
         assert np.array_equal(decode_region(data, lambda size, region=region: region), by_pillow(data, region))
 

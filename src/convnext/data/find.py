@@ -74,7 +74,7 @@ def no_such_data(data: str) -> str:
     parent = next(folder for folder in path.parents if folder.is_dir())
     missing = path.relative_to(parent).parts[0]
     choices = [entry.name for entry in parent.iterdir() if not entry.name.startswith(".")]
-    where: object = parent
-    if parent == Path.cwd():
-        choices, where = [*choices, "digits", "torchvision:CIFAR10"], "this folder"
+    here = parent == Path.cwd()
+    choices += ["digits", "torchvision:CIFAR10"] * here
+    where = "this folder" if here else parent
     return f"There is no data {data!r}: {where} has no {missing!r}.{nearest(missing, choices)}"
