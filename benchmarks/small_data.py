@@ -4,7 +4,8 @@
 
 DIR has CIFAR-10's `train.parquet` and `test.parquet` (columns image and label). `slice`: 100 images of each class; `long-tail`:
 classes from 5,000 down to 50 images; `whole`: all 50,000 for so many minutes (`--minutes`), alone on the machine; `speed`:
-some steps of each on the slice, for their images per second, also alone. Every cell is one training of ConvNeXt-Atto and its
+some steps of each on the slice, for their images per second, also alone; `minutes`: as many images of the slice as fit into
+`--minutes` at the speed that `speed` found. Every cell is one training of ConvNeXt-Atto and its
 accuracy on the 10,000 test images: raw weights for recipes without a moving average, EMA for those with one. Cells are kept in
 the file as they are finished, so a stopped command can be repeated.
 
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from small_scratch import Images, our_speed, trained
+from small_scratch import Images, our_speed, timm_network, trained
 
 from convnext import recipes
 from convnext.benchmark.rows import environment
@@ -47,7 +48,7 @@ def counts(part: str) -> list[int]:
     """Training images of each class."""
     if part == "long-tail":
         return [round(5000 * 100 ** (-k / (CLASSES - 1))) for k in range(CLASSES)]
-    return [{"slice": 100, "speed": 100, "whole": 5000}[part]] * CLASSES
+    return [5000 if part == "whole" else 100] * CLASSES
 
 
 def write_part(source: Path, part: str, folder: Path) -> Path:
@@ -112,13 +113,10 @@ PLAIN = {"timm's train.py": timm_script, "torchvision's script": torchvision_scr
 
 def plain_run(recipe: Classification, make: Callable[[int], Plain]) -> dict:
     """Train timm's network of the same size and stem in a plain loop, as many epochs as the recipe says."""
-    import timm
-
     torch.manual_seed(recipe.seed)
     train_images, val_images = open_dataset(recipe.data, 0.1, 0)
     plain = make(recipe.epochs)
-    model = timm.create_model(recipe.model.name, num_classes=CLASSES, patch_size=recipe.model.stem_stride)
-    model = model.to(memory_format=torch.channels_last)
+    model = timm_network(recipe, CLASSES).to(memory_format=torch.channels_last)
     optimizer = plain.optimizer(model, recipe.total_batch)
     peaks = [group["lr"] for group in optimizer.param_groups]
     loader = torch.utils.data.DataLoader(
@@ -210,10 +208,12 @@ def cells(part: str, names: Sequence[str]) -> dict[str, Classification | Callabl
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=["slice", "long-tail", "whole", "speed"])
+    parser.add_argument("parts", nargs="+", choices=["slice", "long-tail", "whole", "speed", "minutes"])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seen", type=int, default=24_000, help="images that a training of slice or long-tail sees")
-    parser.add_argument("--minutes", type=float, default=20, help="of whole, at the speed that a trial has")
+    parser.add_argument(
+        "--seen", type=int, default=24_000, help="images that a training of slice, long-tail or speed sees"
+    )
+    parser.add_argument("--minutes", type=float, default=20, help="of whole, at the speed that a trial has; of minutes")
     parser.add_argument("--names", nargs="*", default=[], help="these cells only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, required=True)
@@ -234,6 +234,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     continue
                 recipe = what if isinstance(what, Classification) else settings()["+ batches of 128"]
                 folder, seen = Path(tempfile.mkdtemp(dir=scratch)), arguments.seen
+                if part == "minutes":
+                    measured = found["parts"]["speed"][name]["0"]
+                    seen = 60 * arguments.minutes * measured["images_seen"] / measured["seconds"]
                 if part == "whole":
                     trial = prepared(recipe, data, seed, 1)
                     seen = 60 * arguments.minutes * our_speed(trial, folder / "trial", 60)

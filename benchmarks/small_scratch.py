@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from convnext import __version__, recipes
 from convnext.benchmark.rows import commit, cpu_name
@@ -49,9 +50,19 @@ class Images(torch.utils.data.Dataset):
         return self.transform(self.images.image(i)), int(self.images.labels[i])
 
 
+def timm_network(recipe: Classification, classes: int, drop_path_rate: float = 0.0) -> nn.Module:
+    """timm's network with the recipe's stem: its own of stride 2 has a smaller kernel, and halves the map again before stage 0."""
+    import timm
+
+    stride = recipe.model.stem_stride
+    model = timm.create_model(recipe.model.name, num_classes=classes, drop_path_rate=drop_path_rate)
+    stem = model.stem[0]
+    stem.stride, stem.padding = (stride, stride), ((4 - stride) // 2,) * 2
+    return model
+
+
 def timm_run(recipe: Classification, workers: int, channels_last: bool, steps: int | None = None) -> dict:
     """Train timm's model in a plain loop; `steps` cuts it short and returns its speed only."""
-    import timm
     from timm.utils import ModelEmaV3
 
     torch.manual_seed(recipe.seed)
@@ -59,14 +70,8 @@ def timm_run(recipe: Classification, workers: int, channels_last: bool, steps: i
     plan = make_plan(recipe, len(train_images))
     pre = Preprocess.for_size(recipe.image_size)
     classes = len(train_images.classes)
-    model = timm.create_model(
-        recipe.model.name,
-        num_classes=classes,
-        patch_size=recipe.model.stem_stride,
-        drop_path_rate=plan.drop_path_rate,
-    )
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(memory_format=layout)
+    model = timm_network(recipe, classes, plan.drop_path_rate).to(memory_format=layout)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optim = recipe.optim

@@ -2,14 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from convnext import create_model, recipes
 from convnext.data.shapes import write_shapes, write_shapes_semantic
 from convnext.ops import onednn_int8
 from pictures import draw_classes
@@ -200,3 +203,15 @@ def test_int8_accuracy_of_random_weights(tmp_path):
     (row,) = run("int8_accuracy", tmp_path / "x.json", "--random", "convnext_atto")["random"]
     assert 0 < row["bf16"] < row["convnext-int8"] < 0.01
     assert row["openvino"] < 0.1
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_the_rival_of_small_images_is_the_same_network(stem):
+    """timm's own network with a stem of stride 2 has maps of half the side in every stage."""
+    recipe = recipes.get("small/scratch")
+    recipe = replace(recipe, model=replace(recipe.model, stem_stride=stem))
+    ours = create_model(recipe.model.name, num_classes=10, stem_stride=stem)
+    rival = load("small_scratch")["timm_network"](recipe, 10)
+    images = torch.rand(2, 3, 32, 32)
+    assert rival.forward_features(images).shape[-2:] == (32 // stem // 8,) * 2
+    assert sum(p.numel() for p in rival.parameters()) == sum(p.numel() for p in ours.parameters())

@@ -60,3 +60,15 @@ def test_the_reference_backend_reaches_it():
     for name in ("reference", "triton"):
         with backend(name):
             assert not depthwise.PRODUCTS.takes(x)
+
+
+def test_the_products_backward_copies_no_matrix_by_itself():
+    """PyTorch's batched product clones the matrix of each channel where the gradient's batch is not its outermost dimension."""
+    channels = 64
+    x = torch.randn(8, 4, 4, channels, requires_grad=True)
+    weight = torch.randn(channels, 1, 7, 7, requires_grad=True)
+    y = depthwise.tiny(x, weight, torch.zeros(channels))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+        y.backward(torch.randn(8, 4, 4, channels))
+    copies = sum(each.count for each in profiled.key_averages() if each.key in ("aten::clone", "aten::copy_"))
+    assert copies < channels

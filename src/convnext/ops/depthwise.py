@@ -54,6 +54,8 @@ def tiny(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     matrices = with_zero[:, tap_indices(h, w, weight.shape[-1])]  # (C, P, P)
     columns = x.reshape(b, h * w, c).permute(2, 1, 0).contiguous()  # (C, P, B)
     y = torch.baddbmm(bias[:, None, None], matrices, columns)
+    if y.requires_grad:
+        y.register_hook(Tensor.contiguous)  # or its products copy the matrix of each channel by itself
     return y.permute(2, 1, 0).reshape(b, h, w, c)
 
 
