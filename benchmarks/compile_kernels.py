@@ -43,7 +43,8 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 def variants() -> list[_triton.Variant]:
     """Kernels that the modules of `convnext.ops._triton` list."""
     names = [module.name for module in pkgutil.iter_modules(_triton.__path__)]
-    return [v for name in sorted(names) for v in importlib.import_module(f"{_triton.__name__}.{name}").VARIANTS]
+    modules = (importlib.import_module(f"{_triton.__name__}.{name}") for name in sorted(names))
+    return [variant for module in modules for variant in getattr(module, "VARIANTS", ())]  # some have parts only
 
 
 def compile_variant(variant: _triton.Variant, architecture: int):
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             title = f"{variant.name} sm_{architecture}"
             if used["stack"] > STACK_LIMIT:
                 complaints.append(f"{title}: {used['stack']} bytes of registers were spilled")
-            if not fit and re.sub(r"_(\d+)$", r"_little_\1", variant.name) not in names:
+            if not fit and not variant.measured and re.sub(r"_(\d+)$", r"_little_\1", variant.name) not in names:
                 complaints.append(f"{title}: no program fits")
             if fit < had:
                 complaints.append(f"{title}: {fit} programs fit onto a multiprocessor, and {had} did")

@@ -127,9 +127,11 @@ class Bench:
 def smoke(bench: Bench) -> None:
     """Each kernel, forward and every gradient, against fp64: a bf16 and an fp32 residual, hidden layer kept and made again."""
     mlps = [(f"mlp {form}", perceived(form)) for form in FORMS]
+    ways = wide_ways(mlps) if bench.real else []
     for channels in SMOKE if bench.real else (16, 40):
         shape = (2, 9, 11, channels)
-        for what, run in (("depthwise_norm", convolved), *mlps, ("blocks autocast", chained)):
+        wide = ways if channels > 192 else []
+        for what, run in (("depthwise_norm", convolved), *mlps, *wide, ("blocks autocast", chained)):
             poison(bench.device)
             row: dict[str, Any] = {"what": what, "channels": channels}
             try:
@@ -196,6 +198,21 @@ def perceived(form: str) -> Callable[[tuple[int, ...], torch.dtype, torch.device
         return with_gradients(("x", "y", "w1", "b1", "w2", "b2", "gamma"), (x, *given), out)
 
     return run
+
+
+def wide_ways(mlps: list[tuple[str, Callable]]) -> list[tuple[str, Callable]]:
+    """The same in every way that a wide layer's products have."""
+    from convnext.ops._triton import products
+
+    def taken(way, run):
+        def call(*arguments):
+            with patch.object(products, "way", lambda *_: way):
+                return run(*arguments)
+
+        return call
+
+    ways = [way for way in products.WAYS if way.name != "tiles"]
+    return [(f"{what}, {' '.join(map(str, way))}", taken(way, run)) for way in ways for what, run in mlps]
 
 
 def chained(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -278,7 +295,7 @@ def measure_mlp(bench: Bench) -> None:
         parameters = drawn(torch.bfloat16, bench.device, *sizes)
 
         def run(x, how, fused, parameters=parameters):
-            with backend(how), patch.object(kernels, "FUSED", fused):
+            with backend(how), patch.object(kernels, "widest", lambda *_: fused):
                 return mlp.mlp_residual(x, x, *parameters)
 
         ways = {"cublas + GELU": ("reference", kernels.FUSED)}

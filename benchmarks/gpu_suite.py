@@ -48,7 +48,7 @@ MINUTES = {
     "mlp": 0.7,
     "inference:tiny": 4.5,
     "tests": 2.5,
-    "sweep": 1.5,
+    "sweep": 3,
     "blocks": 0.7,
     "train:tiny": 6.0,
     "profile": 0.7,

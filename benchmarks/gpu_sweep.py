@@ -1,10 +1,10 @@
-"""The fused MLP's tiles on a GPU, a block's training step, and where a step's time goes. Steps of `gpu_suite.py`, or by themselves.
+"""The MLP's tiles and products on a GPU, a block's training step, and where a step's time goes: steps of `gpu_suite.py`.
 
     python benchmarks/gpu_sweep.py sweep|blocks|profile --out DIR [--device cuda]
 
-sweep times every tile that fits and writes the best to tiles.json, which belongs into `src/convnext/ops/_triton/`: no user's
-run tunes anything. blocks times the block in training as one operation, as two and as PyTorch's own. profile writes the 25
-longest kernels of a training step and of a deployed forward pass.
+sweep times every tile and every way to make a product and writes the best to tiles.json, which belongs into
+`src/convnext/ops/_triton/`: no user's run tunes anything. blocks times the block in training as one operation, as two and as
+PyTorch's own. profile writes the 25 longest kernels of a training step and of a deployed forward pass.
 """
 
 import json
@@ -35,28 +35,33 @@ TILES = tuple(product((64, 128, 256), (32, 64), (4, 8), (2, 3)))  # BM, BH, warp
 
 
 def sweep(bench: Bench) -> None:
-    """Time every tile of the fused MLP that fits; the best of each width and form go to tiles.json beside the rows."""
-    from convnext.ops._triton import mlp as kernels
+    """Time every tile of the fused MLP that fits, and every way to make the two products; the best go to tiles.json.
 
-    widths = [c for _, c in bench.stages if c <= kernels.FUSED]
-    limit = kernels.device_of(bench.device).shared
-    tasks = [
+    A width is fused up to where the best tile is faster than the best of both products.
+    """
+    from convnext.ops._triton import mlp, products
+    from convnext.ops._triton.device import device_of
+
+    limit = device_of(bench.device).shared
+    tasks: list[tuple] = [
         (c, form, tile)
-        for c in widths
+        for _, c in bench.stages
+        if c <= mlp.FUSED
         for form in ("inference", "training")
-        for tile in (kernels.Tile(*t) for t in TILES if 4 * c % t[1] == 0)
-        if tile.shared(sum(kernels.split(c)), form) <= limit
+        for tile in (mlp.Tile(*t) for t in TILES if 4 * c % t[1] == 0)
+        if tile.shared(sum(mlp.split(c)), form) <= limit
     ]
+    tasks += [(c, form, way) for _, c in bench.stages for form in PRODUCTS for way in products.WAYS]
     if bench.real:  # compiled in parallel, into Triton's cache; then timed one after the other
         with ProcessPoolExecutor(min(12, os.cpu_count() or 1), get_context("spawn")) as pool:
-            list(pool.map(compile_tile, tasks))
+            list(pool.map(compile_task, tasks))
     best: dict[tuple, tuple] = {}
-    for c, form, tile in tasks if bench.real else tasks[:2]:
+    for c, form, how in tasks if bench.real else (tasks[0], tasks[-1]):
         if not bench.left():
             break
-        row = {"what": "tile", "channels": c, "form": form, "tile": tile}
+        row = {"what": "product" if form in PRODUCTS else "tile", "channels": c, "form": form, "tile": how}
         try:
-            seconds = bench.time_in_turn({"": (launcher(c, form, tile, bench), False, 0)}, [torch.empty(0)] * 2, [], ())
+            seconds = bench.time_in_turn({"": (launcher(c, form, how, bench), False, 0)}, [torch.empty(0)] * 2, [], ())
             seconds = seconds[""]
             if isinstance(seconds, str):
                 raise RuntimeError(seconds)
@@ -64,37 +69,66 @@ def sweep(bench: Bench) -> None:
             bench.add(row | {"error": reason(failure)})
             continue
         bench.add(row | microseconds(seconds))
-        best[c, form] = min(best.get((c, form), (math.inf,)), (seconds["p50"], tile))
-    device = bench.result["device"]
-    tiles: dict[str, dict[str, dict]] = {device: {}}
-    for (c, form), (_, tile) in best.items():
-        tiles[device].setdefault(form, {})[str(c)] = tile
-    (bench.path.parent / "tiles.json").write_text(json.dumps(tiles) + "\n")
+        best[c, form] = min(best.get((c, form), (math.inf,)), (seconds["p50"], how))
+    (bench.path.parent / "tiles.json").write_text(json.dumps({bench.result["device"]: fastest(best)}) + "\n")
 
 
-def launcher(c: int, form: str, tile: Any, bench: Bench, rows: int | None = None) -> Callable:
-    """A call of the fused kernel in one form with one tile."""
-    from convnext.ops._triton import mlp as kernels
+PRODUCTS = {"expand": False, "expand_keep": True, "project": False, "project_wide": True}
+"""{form of a product: whether it is one of training}"""
+
+
+def fastest(best: dict[tuple, tuple]) -> dict[str, dict]:
+    """From {(channels, form): (seconds, tile or way)} what `tiles.json` has of a device."""
+    found: dict[str, dict] = {}
+    for (c, form), (_, how) in sorted(best.items(), key=lambda item: item[0]):
+        found.setdefault(form, {})[str(c)] = how
+    for form, parts in (("inference", ("expand", "project")), ("training", ("expand_keep", "project_wide"))):
+        apart = {
+            c: sum(best[c, part][0] for part in parts)
+            for c, each in best
+            if each == form and {(c, p) for p in parts} <= best.keys()
+        }
+        if lost := [c for c, seconds in apart.items() if best[c, form][0] > seconds]:
+            found.setdefault("fused", {})[form] = max((c for c in apart if c < min(lost)), default=0)
+    return found
+
+
+def launcher(c: int, form: str, how: Any, bench: Bench, rows: int | None = None) -> Callable:
+    """A call of the fused kernel in one form with one tile, or of a product in one way."""
+    from convnext.ops._triton import mlp, products
 
     m = rows or bench.settings["batch"] * next(side for side, width in bench.stages if width == c) ** 2
+    trains = PRODUCTS.get(
+        form, form != "inference"
+    )  # then with the twin of the output, as between the blocks of a stage
     y = torch.randn(1, 1, m, c, device=bench.device, dtype=torch.bfloat16)
-    x = torch.randn_like(y, dtype=torch.float32 if form == "training" else torch.bfloat16)
-    vectors = [torch.randn(n, device=bench.device) for n in (4 * c, c, c)]
+    x = torch.randn_like(y, dtype=torch.float32 if trains else torch.bfloat16)
+    b1, b2, gamma = (torch.randn(n, device=bench.device) for n in (4 * c, c, c))
     w1, w2 = (torch.randn(s, device=bench.device, dtype=torch.bfloat16) * c**-0.5 for s in ((4 * c, c), (c, 4 * c)))
-    options = dict(zip(("C", "C0", "C1"), (c, *kernels.split(c)), strict=True)) | tile._asdict()
+    if form in PRODUCTS:
+        hidden = y.new_empty(m, 4 * c).normal_()
+        out, twin = torch.empty_like(x), torch.empty_like(y) if trains else None
 
-    trains = form != "inference"  # then with the twin of the output, as between the blocks of a stage
+        def run() -> None:
+            with patch.object(products, "way", lambda *_: how):
+                if form.startswith("expand"):
+                    products.expanded(y, w1, b1, trains)
+                else:
+                    products.projected(hidden, w2, x, b2, gamma, None, out, twin)
+    else:
+        options = dict(zip(("C", "C0", "C1"), (c, *mlp.split(c)), strict=True)) | how._asdict()
 
-    def call(_=None):
-        if not bench.real:
-            return
-        with patch.object(kernels, "fused_tiles", lambda *_: options | {"enable_fp_fusion": True}):
-            kernels.forward(x, y, w1, vectors[0], w2, vectors[1], vectors[2], None, trains, pair=trains)
+        def run() -> None:
+            with (
+                patch.object(mlp, "fused_tiles", lambda *_: options | {"enable_fp_fusion": True}),
+                patch.object(mlp, "widest", lambda *_: mlp.FUSED),
+            ):
+                mlp.forward(x, y, w1, b1, w2, b2, gamma, None, trains, pair=trains)
 
-    return call
+    return lambda _=None: run() if bench.real else None
 
 
-def compile_tile(task: tuple) -> None:
+def compile_task(task: tuple) -> None:
     """In a process of its own: one launch on few rows puts the compiled kernel into the cache."""
     try:
         launcher(*task, Bench("cuda", Path(os.devnull), math.inf), rows=256)()

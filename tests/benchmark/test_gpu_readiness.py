@@ -160,30 +160,65 @@ def test_a_kernel_of_which_fewer_programs_fit_is_an_error(tmp_path):
 def test_tiles_take_the_shared_memory_that_is_said():
     """The bytes that `fused_tiles` expects are what the compiler came to for sm_90, a little more at most; each fits somewhere."""
     pytest.importorskip("triton")
-    from convnext.ops._triton import mlp
+    from convnext.ops._triton import device, mlp
 
     counted = json.loads((SCRIPTS.parent / "results/compile_kernels.json").read_text())["kernels"]
     for channels in mlp.WIDTHS:
         for form, title in (("inference", ""), ("training", "_keep"), ("training", "_keep_residual32")):
-            if channels > mlp.FUSED:
-                continue
             tile = mlp.Tile(*(mlp.fused_tiles(channels, torch.bfloat16, form)[field] for field in mlp.Tile._fields))
             expected = tile.shared(sum(mlp.split(channels)), form)
             found = counted[f"mlp_forward{title}_{channels}"]["sm_90"][1]
             assert found <= expected <= found + 9000, (channels, form)
-    little = mlp.fused_tiles(192, torch.bfloat16, "training", mlp.LITTLE)
+    little = mlp.fused_tiles(192, torch.bfloat16, "training", device.LITTLE)
     assert (little["BM"], little["BH"], little["num_stages"]) == (64, 32, 2)
     with pytest.raises(ConvNextError, match="no tile .* 192 channels .* 16 KiB"):
-        mlp.fused_tiles(192, torch.bfloat16, "training", mlp.Device(16 << 10, ""))
+        mlp.fused_tiles(192, torch.bfloat16, "training", device.Device(16 << 10, ""))
 
 
 def test_a_tile_that_was_measured_goes_first(monkeypatch):
     pytest.importorskip("triton")
-    from convnext.ops._triton import mlp
+    from convnext.ops._triton import device, mlp
 
     monkeypatch.setattr(mlp, "measured", lambda: {"Some GPU": {"training": {"96": [256, 64, 8, 2]}}})
-    tiles = [mlp.fused_tiles(c, torch.bfloat16, "training", mlp.Device(227 << 10, "Some GPU")) for c in (96, 128)]
+    tiles = [mlp.fused_tiles(c, torch.bfloat16, "training", device.Device(227 << 10, "Some GPU")) for c in (96, 128)]
     assert [(tile["BM"], tile["BH"], tile["num_warps"], tile["num_stages"]) for tile in tiles] == [
         (256, 64, 8, 2),
         (64, 32, 4, 3),
     ]
+
+
+def test_a_way_that_was_measured_is_taken_where_it_can_be(monkeypatch):
+    pytest.importorskip("triton")
+    from convnext.ops._triton import device, mlp, products
+
+    best = ["persistent", 128, 256, 64, 8, 3, False, 1]
+    facts = {"Some GPU": {"expand": {"384": best, "300": best}, "fused": {"inference": 96}}}
+    for module in (mlp, products):
+        monkeypatch.setattr(module, "measured", lambda: facts)
+    here = device.Device(227 << 10, "Some GPU")
+
+    def chosen(form="expand", channels=384, dtype=torch.bfloat16, where=here):
+        return products.way(form, channels, dtype, where)
+
+    assert chosen() == products.Way("persistent", BN=256)
+    others = chosen("project"), chosen(channels=768), chosen(dtype=torch.float32), chosen(where=device.H100)
+    assert {*others, chosen(channels=300)} == {products.TILES}  # rows of 600 bytes are none for TMA
+    assert [mlp.widest(form, here) for form in ("inference", "training")] == [96, mlp.FUSED]
+    assert mlp.widest("inference", device.H100) == mlp.FUSED
+
+
+def test_the_sweep_keeps_the_fastest_and_says_up_to_which_width_fused_is(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    forms = ("inference", "expand", "project"), ("training", "expand_keep", "project_wide")
+    seconds = {96: ((2, 2, 1), (4, 1, 2)), 192: ((5, 2, 2), (5, 3, 1))}
+    best = {
+        (c, form): (time, f"{form} {c}")
+        for c, both in seconds.items()
+        for names, times in zip(forms, both, strict=True)
+        for form, time in zip(names, times, strict=True)
+    }
+    found = load("gpu_sweep")["fastest"](best)
+    assert found.pop("fused") == {"inference": 96, "training": 0}
+    assert found == {form: {str(c): f"{form} {c}" for c in seconds} for names in forms for form in names}
+    del best[192, "project"]
+    assert "inference" not in load("gpu_sweep")["fastest"](best)["fused"]

@@ -6,6 +6,7 @@ That process is this file, run as a program: it prints one JSON line per case, a
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -210,6 +211,28 @@ def case_memory():
             kept.clear()
             mlp_residual(*(t.requires_grad_() for t in given), factors, recompute)
             assert sum(kept) == elements * given[0].numel(), kept
+
+
+def case_ways():
+    """The ways of a wide layer's products: persistent ones to the bits of a program for each tile, cuBLAS's within rounding."""
+    from convnext.ops._triton import mlp as kernels
+    from convnext.ops._triton import products
+
+    few = products.device_of(torch.device("cpu"))._replace(multiprocessors=3)  # so that each makes several tiles
+    (x, *given), factors, _ = draw((2, 5, 7, 200), dtype=torch.bfloat16)
+    y, gamma = given[0], given[5]
+    narrow = products.Way("persistent", BM=64, BK=32, num_warps=4)
+    found = {}
+    for chosen in (products.TILES._replace(BM=64, BK=32), narrow, narrow._replace(SPECIALIZED=True), products.CUBLAS):
+        with mock.patch.multiple(products, way=lambda *_, w=chosen: w, device_of=lambda _: few):
+            plain = kernels.forward(x, *given[:5], gamma, factors, keep=False)[0]
+            kept = kernels.forward(x.float(), *given[:5], None, None, keep=True, pair=True)
+        assert [t.dtype for t in kept] == [torch.float32, torch.bfloat16, torch.bfloat16]
+        found[chosen] = plain, *kept
+    first, *others, last = found.values()
+    assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
+    assert all(error(a, b.double()) < 2 * TOLERANCE[torch.bfloat16] for a, b in zip(last, first, strict=True))
+    assert y.shape[-1] > kernels.FUSED
 
 
 CHECKS = {name: f for name, f in list(globals().items()) if name.startswith("case_")}

@@ -1,6 +1,6 @@
 """Triton kernels: imported only when used, so that the package needs no Triton where it has no GPU.
 
-Every module here lists in `VARIANTS` the forms of its kernels that the paper's models launch, so that they can be compiled,
+A module with kernels lists in `VARIANTS` the forms of them that the paper's models launch, so that they can be compiled,
 and their registers and spills read, without a device (`benchmarks/compile_kernels.py`).
 """
 
@@ -21,3 +21,6 @@ class Variant(NamedTuple):
     constexprs: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 2
+    measured: bool = (
+        False  # taken only where it was measured to be the fastest, so it may be too large for other devices
+    )

@@ -11,7 +11,7 @@ accumulators in every program, or both products again in programs that each own 
 back costs less than that at every width, and a plain product of two matrices is what cuBLAS splits and sums best.
 
 LayerScale starts at 1e-6, which times a weight is nothing in fp16; so gamma / peak goes into w2, and peak = max |gamma|
-into the fp32 epilogue. Legend: that of `mlp.py`.
+into the fp32 epilogue. Legend: that of `elements.py`.
 """
 # pyright: basic, reportArgumentType=false
 # Triton's constants have types of their own
@@ -21,19 +21,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from convnext.ops._triton import Variant
-from convnext.ops._triton.mlp import (
-    WIDTHS,
-    device_of,
-    dot,
-    fused_tiles,
-    normal_cdf,
-    product,
-    product_tiles,
-    tile,
-    tiles,
-    variant,
-)
+from convnext.ops._triton import Variant, mlp, products
+from convnext.ops._triton.device import device_of, variant
+from convnext.ops._triton.elements import dot, normal_cdf
+from convnext.ops._triton.mlp import fused_tiles
+from convnext.ops._triton.products import KEPT, product, product_tiles, tile, tiles
 
 FUSED = 128  # channels up to which dy is made in the same kernel; above, its accumulators do not fit
 
@@ -190,8 +182,8 @@ def variants() -> list[Variant]:
     names = ("g_", "y_", "z_", "w1_", "b1_", "w2_", "scale_", "peak_", "dy_", "dz_", "a_", "db1_")
     fused = dict.fromkeys(names, "*bf16") | dict.fromkeys(("b1_", "scale_", "peak_", "db1_"), "*fp32")
     wide = {k: v for k, v in fused.items() if k != "dy_"}
-    for c in WIDTHS:
-        for name, absent in (("", ("z_",)), ("_keep", ())):
+    for c in (*mlp.WIDTHS, *products.WIDTHS):
+        for name, absent in KEPT.items():
             if c <= FUSED:
                 launch = fused_tiles(c, half, "backward")
                 found.append(variant(f"backward{name}_{c}", fused_backward, launch, fused, absent))
