@@ -44,7 +44,8 @@ SETTINGS = (
 
 def write(images: ImageDataset, count: int, enlarge: int, folder: Path) -> int:
     """Write `count` of the images at equal distances as enlarged JPEG files in a folder for each class; their number."""
-    chosen = range(0, len(images), max(1, len(images) // count))[:count]
+    count = min(count, len(images))
+    chosen = [number * len(images) // count for number in range(count)]
     for i in chosen:
         image = images.image(i)
         place = folder / str(images.classes[images.labels[i]]) / f"{i}.jpg"

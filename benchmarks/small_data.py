@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from small_scratch import Images, our_speed, timm_network, trained
+from torch import nn
 
 from convnext import recipes
 from convnext.benchmark.rows import environment
@@ -51,18 +52,21 @@ def counts(part: str) -> list[int]:
     return [5000 if part == "whole" else 100] * CLASSES
 
 
-def write_part(source: Path, part: str, folder: Path) -> Path:
-    """A folder with the first images of each class in a random but fixed order, and all test images."""
-    table = pq.read_table(source / "train.parquet")
-    labels = table.column("label").to_numpy()
-    shuffled = np.random.default_rng(0).permutation(len(labels))
-    keep = [shuffled[labels[shuffled] == k][:count] for k, count in enumerate(counts(part))]
-    to = folder / part
+def write_part(source: Path, to: Path, counts: Sequence[int], first: int = 0) -> Path:
+    """A folder with the first images of each class from `first` in a random but fixed order, and all their test images."""
     to.mkdir()
-    pq.write_table(table.take(pa.array(np.sort(np.concatenate(keep)))), to / "train.parquet", row_group_size=1000)
-    pq.write_table(pq.read_table(source / "test.parquet").slice(0, TEST), to / "test.parquet", row_group_size=1000)
+    for part, most in (("train", counts), ("test", [TEST] * len(counts))):
+        table = pq.read_table(source / f"{part}.parquet")
+        labels = table.column("label").to_numpy()
+        shuffled = np.random.default_rng(0).permutation(len(labels))
+        keep = np.sort(np.concatenate([shuffled[labels[shuffled] == first + k][:n] for k, n in enumerate(most)]))
+        table = table.take(pa.array(keep))
+        at = table.column_names.index("label")
+        table = table.set_column(at, "label", pa.array(labels[keep] - first))
+        pq.write_table(table, to / f"{part}.parquet", row_group_size=1000)
     if (source / "classes.txt").exists():
-        (to / "classes.txt").write_bytes((source / "classes.txt").read_bytes())
+        names = (source / "classes.txt").read_text().split()[first : first + len(counts)]
+        (to / "classes.txt").write_text("\n".join(names) + "\n")
     return to
 
 
@@ -111,12 +115,17 @@ def torchvision_script(epochs: int) -> Plain:
 PLAIN = {"timm's train.py": timm_script, "torchvision's script": torchvision_script}
 
 
-def plain_run(recipe: Classification, make: Callable[[int], Plain]) -> dict:
-    """Train timm's network of the same size and stem in a plain loop, as many epochs as the recipe says."""
+def plain_run(
+    recipe: Classification, make: Callable[[int], Plain], start: Callable[[nn.Module], None] | None = None
+) -> dict:
+    """Train timm's network of the same size and stem in a plain loop, as many epochs as the recipe says; `start` fills it."""
     torch.manual_seed(recipe.seed)
     train_images, val_images = open_dataset(recipe.data, 0.1, 0)
     plain = make(recipe.epochs)
-    model = timm_network(recipe, CLASSES).to(memory_format=torch.channels_last)
+    classes = len(train_images.classes)
+    model = timm_network(recipe, classes).to(memory_format=torch.channels_last)
+    if start:
+        start(model)
     optimizer = plain.optimizer(model, recipe.total_batch)
     peaks = [group["lr"] for group in optimizer.param_groups]
     loader = torch.utils.data.DataLoader(
@@ -134,15 +143,14 @@ def plain_run(recipe: Classification, make: Callable[[int], Plain]) -> dict:
             step += 1
     seconds = time.monotonic() - began
     model.eval()
-    right = np.zeros(CLASSES)
-    seen = np.zeros(CLASSES)
+    right, seen = np.zeros(classes), np.zeros(classes)
     with torch.inference_mode():
         for images, labels in torch.utils.data.DataLoader(
             Images(val_images, eval_transform(Preprocess.for_size(SIDE))), 500
         ):
             hits = model(images.contiguous(memory_format=torch.channels_last)).argmax(1) == labels
-            right += np.bincount(labels, hits, CLASSES)
-            seen += np.bincount(labels, minlength=CLASSES)
+            right += np.bincount(labels, hits, classes)
+            seen += np.bincount(labels, minlength=classes)
     return {
         "top1": round(100 * float(right.sum() / seen.sum()), 2),
         "balanced": round(100 * float(np.mean(right / seen)), 2),
@@ -227,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for part in arguments.parts:
-            data = write_part(arguments.data, part, Path(scratch))
+            data = write_part(arguments.data, Path(scratch) / part, counts(part))
             for seed, (name, what) in product(arguments.seeds, cells(part, arguments.names).items()):
                 rows = found["parts"].setdefault(part, {}).setdefault(name, {})
                 if str(seed) in rows:

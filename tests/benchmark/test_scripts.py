@@ -129,6 +129,34 @@ def test_small_data_trains_ours_and_another_s_recipe(tmp_path, monkeypatch):
         assert rows["0"]["images_seen"] == 256
 
 
+@pytest.mark.slow
+def test_small_finetune_starts_ours_and_another_s_from_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    for part, count in (("train", 1200), ("test", 40)):
+        images = [{"bytes": png(tmp_path, number)} for number in range(count)]
+        labels = pa.array([number % 10 for number in range(count)])
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
+    names = ["small/finetune", "+ stages 0 and 1 frozen", "small/linear-probe", "timm's train.py"]
+    small = [
+        "--data",
+        str(tmp_path),
+        "--seeds",
+        "0",
+        "--seen",
+        "500",
+        "--epochs",
+        "1",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    result = run("small_finetune", tmp_path / "tuned.json", *small, "--names", *names)
+    assert result["first"]["epochs"] == 1
+    assert list(result["rows"]) == names
+    for rows in result["rows"].values():
+        assert rows["0"]["images_seen"] == 448
+        assert 0 <= rows["0"]["top1"] <= 100
+
+
 def png(folder: Path, number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "one.png")
