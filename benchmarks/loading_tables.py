@@ -100,11 +100,32 @@ def fourteen_million(result: dict) -> str:
     )
 
 
+def accuracy_before(result: dict) -> str:
+    """Accuracy after the same epochs with an earlier loading and with today's."""
+    seeds = sorted(result["top1"]["now"])
+    rows = [
+        (
+            which,
+            *(round(each[seed]["ema"], 2) for seed in seeds),
+            round(result["means"][which]["ema"], 2),
+            round(result["means"][which]["raw"], 2),
+        )
+        for which, each in result["top1"].items()
+    ]
+    heads = ("loading", *(f"seed {seed}" for seed in seeds), "mean", "mean without EMA")
+    return (
+        f"Top-1 % of ConvNeXt-Atto after {result['epochs']} epochs of {result['images']}, {result['side']} px; the means "
+        f"differ by {result['difference']['ema']:+.2f}, with a standard error of {result['error']:.2f} from the number of images "
+        f"alone; {source(result)}.\n\n{markdown(rows, heads)}"
+    )
+
+
 TABLES = {
     "loading_500x375": loading,
     "loading_12mp": loading,
     "decoders": decoders,
     "data_path_epochs": data_path_epochs,
     "data_path_wait": data_path_wait,
+    "accuracy_before": accuracy_before,
     "fourteen_million": fourteen_million,
 }

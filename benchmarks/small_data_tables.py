@@ -59,8 +59,45 @@ def small_data_whole(result: dict) -> str:
     return f"{about(result, 'whole')}\n\n{markdown(table, ('50,000 images', 'epochs', 'minutes', 'top-1 %'))}"
 
 
+def small_data_minutes(result: dict) -> str:
+    """The same minutes, at the speed that each had alone on the machine."""
+    fast = speeds(result)
+    table = [
+        (name, round(fast[name]), f"{rows['0']['images_seen']:,}", *accuracy(rows, "top1"))
+        for name, rows in result["parts"]["minutes"].items()
+    ]
+    minutes = mean(cell["images_seen"] / fast[name] for name, cell in first_cells(result, "minutes")) / 60
+    heads = ("100 images a class", "images/s", "images seen", "top-1 %", "mean")
+    words = about(result, "minutes").replace(
+        "; about ", f"; about {minutes:.0f} minutes of training for each, at least "
+    )
+    return f"{words.replace(' images seen by each', ' images')}\n\n{markdown(table, heads)}"
+
+
+def first_cells(result: dict, part: str) -> list[tuple[str, dict]]:
+    return [(name, rows["0"]) for name, rows in result["parts"][part].items()]
+
+
+def small_finetune(result: dict) -> str:
+    """Fine-tuning from the other half of the classes."""
+    cells = [cell for rows in result["rows"].values() for cell in rows.values()]
+    table = [
+        (name, *accuracy(rows, "top1"), round(mean(rows[seed]["seconds"] for seed in rows)))
+        for name, rows in result["rows"].items()
+    ]
+    seen, first = min(round(cell["images_seen"], -3) for cell in cells), result["first"]
+    return (
+        f"{result['what']}; about {seen:,} images seen by each; the first training had {first['epochs']} epochs and reached "
+        f"{first['top1']:.1f} % on its own five classes; {result['device']}, torch {result['versions']['torch']} "
+        f"(`benchmarks/small_finetune.py`, `results/{Path(result['file']).name}`).\n\n"
+        f"{markdown(table, ('100 images of each of five classes', 'top-1 %', 'mean', 'seconds'))}"
+    )
+
+
 TABLES = {
     "small_data_slice": small_data_slice,
+    "small_data_minutes": small_data_minutes,
+    "small_finetune": small_finetune,
     "small_data_long_tail": small_data_long_tail,
     "small_data_whole": small_data_whole,
 }

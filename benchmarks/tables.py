@@ -365,6 +365,7 @@ FILES = {
     "data_path_epochs": "data_path",
     "data_path_wait": "data_path",
     "small_data_slice": "small_data",
+    "small_data_minutes": "small_data",
     "small_data_long_tail": "small_data",
     "small_data_whole": "small_data",
     "serve_rivals": "serve",

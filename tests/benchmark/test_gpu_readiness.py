@@ -171,8 +171,23 @@ def test_tiles_take_the_shared_memory_that_is_said():
             assert found <= expected <= found + 9000, (channels, form)
     little = mlp.fused_tiles(192, torch.bfloat16, "training", device.LITTLE)
     assert (little["BM"], little["BH"], little["num_stages"]) == (64, 32, 2)
+    a100 = mlp.fused_tiles(128, torch.bfloat16, "inference", device.Device(163 << 10, ""))
+    assert (a100["BM"], a100["BH"], a100["num_stages"]) == (64, 64, 2)  # of 128 rows it would spill there
     with pytest.raises(ConvNextError, match="no tile .* 192 channels .* 16 KiB"):
         mlp.fused_tiles(192, torch.bfloat16, "training", device.Device(16 << 10, ""))
+
+
+def test_the_table_has_every_form_on_every_generation_that_takes_it_without_spills():
+    pytest.importorskip("triton")
+    script = load("compile_kernels")
+    forms = {variant.name: variant for variant in script["variants"]()}
+    table = json.loads((SCRIPTS.parent / "results/compile_kernels.json").read_text())["kernels"]
+    assert set(table) == set(forms)
+    for name, row in table.items():
+        assert set(row) == {f"sm_{a}" for a in script["ARCHITECTURES"] if script["taken"](forms[name], a, set(forms))}
+        for _, _, stack, programs, *_ in row.values():
+            assert stack <= script["STACK_LIMIT"]
+            assert programs or forms[name].measured
 
 
 def test_a_tile_that_was_measured_goes_first(monkeypatch):

@@ -82,9 +82,12 @@ class Tile(NamedTuple):
 # {form: {channels up to which: tiles, the best first}}, chosen by what `benchmarks/compile_kernels.py` counts: no spills, then
 # warps per multiprocessor and the issue slots of a warp of hidden units. The second is for less shared memory, and for hidden
 # layers that are no multiple of 64.
+TALL = (
+    200 << 10
+)  # bytes of shared memory of the devices for which tiles of 128 rows stay in registers; for sm_80 and sm_120 some spill
 WIDE = (Tile(128, 64, 8, 2), Tile(64, 32, 4, 2))
 TILES = {
-    "inference": {128: (Tile(128, 64, 4, 2), Tile(64, 32, 4, 3)), 192: WIDE},
+    "inference": {128: (Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 3)), 192: WIDE},
     "training": {128: (Tile(64, 32, 4, 3),), 192: WIDE},
     "backward": {128: (Tile(64, 32, 4, 3), Tile(64, 32, 4, 2))},
 }
@@ -111,6 +114,8 @@ def fused_tiles(channels: int, dtype: torch.dtype, form: str = "inference", devi
         return options | Tile(*best)._asdict()
     widths = TILES[form]
     for tile in widths[min(width for width in widths if width >= channels)]:
+        if tile.BM >= 128 and device.shared < TALL:
+            continue
         if 4 * channels % tile.BH == 0 and tile.shared(c0 + c1, form) <= device.shared:
             return options | tile._asdict()
     raise ConvNextError(
