@@ -25,7 +25,7 @@ from torch import nn
 from convnext import recipes
 from convnext.benchmark.rows import environment
 from convnext.files import to_json
-from convnext.recipes.schema import Classification
+from convnext.recipes.schema import Augment, Classification
 from convnext.training import train
 from convnext.weights import timm as names_of_timm
 from convnext.weights.load import read_checkpoint
@@ -33,23 +33,35 @@ from convnext.weights.load import read_checkpoint
 HALF, IMAGES = 5, 100
 
 
+LRS = (2e-4, 1e-3, 2e-3)
+
+
 def settings(weights: Path) -> dict[str, Classification]:
-    """Our recipes by name, all for the same network, 32 px and batches of 64."""
+    """Recipes of our engine by name, all for the same network, 32 px and batches of 64."""
     scratch = recipes.get("small/scratch")
     assert isinstance(scratch, Classification)
-    found = {"small/scratch, random weights": scratch}
-    names = {"the reference's fine-tuning (Table 6)": "table6/base-22k-1k-224"}
-    names |= {name: name for name in ("small/linear-probe", "small/finetune")}
-    for title, name in names.items():
+
+    def of(name: str) -> Classification:
         recipe = recipes.get(name)
         assert isinstance(recipe, Classification)
         model = replace(scratch.model, weights=str(weights), head_init_scale=recipe.model.head_init_scale)
-        found[title] = replace(recipe, image_size=scratch.image_size, model=model)
-    tuned = found["small/finetune"]
-    found["+ flips and crops only"] = bare = replace(tuned, augment=BARE)
-    found["+ lr 2e-3"] = replace(bare, optim=replace(bare.optim, lr=2e-3))
-    found["+ no layer decay"] = replace(bare, optim=replace(bare.optim, lr=2e-3, layer_decay=None))
-    found["+ stages 0 and 1 frozen"] = replace(found["+ lr 2e-3"], freeze=("stages", "0", "1"))
+        return replace(recipe, image_size=scratch.image_size, model=model)
+
+    def at(recipe: Classification, lr: float) -> Classification:
+        return replace(recipe, optim=replace(recipe.optim, lr=lr))
+
+    full = replace(of("small/finetune"), augment=Augment(mixup=0.0, cutmix=0.0))
+    bare = replace(full, augment=BARE)
+    found = {
+        "small/scratch, random weights": scratch,
+        "the reference's fine-tuning (Table 6)": of("table6/base-22k-1k-224"),
+        "small/linear-probe": of("small/linear-probe"),
+    }
+    found |= {f"RandAugment and erasing, lr {lr:.0e}": at(full, lr) for lr in LRS}
+    found |= {f"flips and crops only, lr {lr:.0e}": at(bare, lr) for lr in LRS}
+    best = at(bare, 2e-3)
+    found["the same without layer decay"] = replace(best, optim=replace(best.optim, layer_decay=None))
+    found["the same, stages 0 and 1 frozen"] = replace(best, freeze=("stages", "0", "1"))
     return {name: replace(recipe, total_batch=64, device_batch=64) for name, recipe in found.items()}
 
 
@@ -98,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows, what = found["rows"].setdefault(name, {}), cells[name]
             if str(seed) in rows:
                 continue
-            recipe = what if isinstance(what, Classification) else settings(weights)["small/finetune"]
+            recipe = what if isinstance(what, Classification) else settings(weights)["small/linear-probe"]
             recipe = prepared(recipe, data, seed, max(1, round(arguments.seen / (HALF * IMAGES))))
             folder = Path(tempfile.mkdtemp(dir=scratch)) / "run"
             if isinstance(what, Classification):

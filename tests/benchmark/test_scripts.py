@@ -136,7 +136,7 @@ def test_small_finetune_starts_ours_and_another_s_from_the_same_weights(tmp_path
         images = [{"bytes": png(tmp_path, number)} for number in range(count)]
         labels = pa.array([number % 10 for number in range(count)])
         pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
-    names = ["small/finetune", "+ stages 0 and 1 frozen", "small/linear-probe", "timm's train.py"]
+    names = ["the same, stages 0 and 1 frozen", "small/linear-probe", "timm's train.py"]
     small = [
         "--data",
         str(tmp_path),

@@ -47,14 +47,14 @@ RECIPES = {
         ema=Ema(decay=None, half_life_share=0.01),
     ),
     "small/finetune": Classification(
-        source="ours: from pre-trained weights, 1,000 to 100,000 images",
+        source="ours: from pre-trained weights, 1,000 to 100,000 images (docs/small-data.md)",
         image_size=224,
         epochs=30,
         total_batch=128,
         device_batch=32,
         model=Model("convnext_tiny", drop_path_rate=None, head_init_scale=0.001),
         augment=Augment(mixup=0.0, cutmix=0.0),
-        optim=Optim(lr=2e-4, weight_decay=1e-8, warmup_epochs=None, warmup_share=0.05, layer_decay=0.8),
+        optim=Optim(lr=1e-3, weight_decay=1e-8, warmup_epochs=None, warmup_share=0.05, layer_decay=0.8),
         ema=Ema(decay=None, half_life_share=0.01),
     ),
     "small/linear-probe": Classification(
