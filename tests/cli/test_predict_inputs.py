@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -69,11 +70,17 @@ def test_watching_answers_what_arrives_and_ends_with_ctrl_c(trained, tmp_path, c
     folder, out = tmp_path / "incoming", tmp_path / "out"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(folder / "old.png")
-    monkeypatch.setattr(predict, "LOOK", 0.02)
+    looked = threading.Event()  # what was there already is known
+
+    def pause(seconds: float) -> None:
+        looked.set()
+        time.sleep(seconds / 50)
+
+    monkeypatch.setattr(predict, "time", SimpleNamespace(sleep=pause))
 
     def arrive() -> None:
         whole = (folder / "old.png").read_bytes()
-        wait(lambda: (tmp_path / "out").exists())
+        looked.wait(20)
         (folder / "half.png").write_bytes(whole[:40])
         wait(lambda: "half.png" in said[-1])
         (folder / "half.png").write_bytes(whole)

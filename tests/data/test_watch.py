@@ -65,3 +65,10 @@ def test_a_file_that_is_gone_and_comes_again(looks, tmp_path):
     assert looks() == []
     assert looks(("new.jpg", b"1", 5)) == []
     assert looks() == ["new.jpg"]
+
+
+def test_what_comes_between_the_call_and_the_first_look_is_new(tmp_path):
+    """A caller says that it is waiting; from then on nothing may be missed."""
+    found = arrivals(tmp_path, lambda: None)
+    (tmp_path / "early.jpg").write_bytes(b"whole")
+    assert [os.path.basename(path) for _ in range(2) for path in next(found)] == ["early.jpg"]

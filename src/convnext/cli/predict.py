@@ -112,9 +112,12 @@ def watch(folder: Path, answering: "Answering") -> None:
     from convnext.data.watch import arrivals
     from convnext.task.inputs import of_file
 
-    answering.err.print(f"Waiting for images in {folder}; Ctrl-C ends.", style="dim")
     with suppress(KeyboardInterrupt):
-        for files in arrivals(folder, lambda: time.sleep(LOOK)):
+        looks = arrivals(folder, lambda: time.sleep(LOOK))
+        answering.err.print(
+            f"Waiting for images in {folder}; Ctrl-C ends.", style="dim"
+        )  # what comes from now on is new
+        for files in looks:
             if files:
                 answering.answer([of_file(file) for file in files])
 

@@ -11,15 +11,19 @@ State = tuple[int, int]
 
 
 def arrivals(folder: Path, pause: Callable[[], None]) -> Iterator[list[str]]:
-    """Yield, for ever, the image files that have come since the last look, in the order of their last change.
+    """For ever, the image files that have come since the last look, in the order of their last change.
 
-    Those that are there at the start are not among them. A file counts as whole when it is not empty and neither its size
+    Those that are there when this is called are not among them. A file counts as whole when it is not empty and neither its size
     nor its time has changed between two looks; one that changes afterwards is a new one.
 
     Args:
         pause: waits between two looks.
     """
-    known = seen = _states(folder)
+    return _looks(folder, pause, _states(folder))
+
+
+def _looks(folder: Path, pause: Callable[[], None], known: dict[str, State]) -> Iterator[list[str]]:
+    seen = known
     while True:
         pause()
         now = _states(folder)
