@@ -115,10 +115,7 @@ def test_roadmap_trains(tmp_path):
 @pytest.mark.slow
 def test_small_data_trains_ours_and_another_s_recipe(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    for part, count in (("train", 260), ("test", 20)):
-        images = [{"bytes": png(tmp_path, number)} for number in range(count)]
-        labels = pa.array([number % 10 for number in range(count)])
-        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
+    write_ten_classes(tmp_path, train=260, test=20)
     names = ["+ batches of 128", "timm's train.py"]
     small = ["--data", str(tmp_path), "--seeds", "0", "--seen", "260"]
     result = run("small_data", tmp_path / "small.json", "slice", *small, "--names", *names)
@@ -132,29 +129,24 @@ def test_small_data_trains_ours_and_another_s_recipe(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_small_finetune_starts_ours_and_another_s_from_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
-    for part, count in (("train", 1200), ("test", 40)):
-        images = [{"bytes": png(tmp_path, number)} for number in range(count)]
-        labels = pa.array([number % 10 for number in range(count)])
-        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{part}.parquet")
+    write_ten_classes(tmp_path, train=1200, test=40)
     names = ["the same, stages 0 and 1 frozen", "small/linear-probe", "timm's train.py"]
-    small = [
-        "--data",
-        str(tmp_path),
-        "--seeds",
-        "0",
-        "--seen",
-        "500",
-        "--epochs",
-        "1",
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
+    small = ["--data", str(tmp_path), "--seeds", "0", "--runs", str(tmp_path / "runs")]
+    small += ["--seen", "500", "--epochs", "1"]
     result = run("small_finetune", tmp_path / "tuned.json", *small, "--names", *names)
     assert result["first"]["epochs"] == 1
     assert list(result["rows"]) == names
     for rows in result["rows"].values():
         assert rows["0"]["images_seen"] == 448
         assert 0 <= rows["0"]["top1"] <= 100
+
+
+def write_ten_classes(folder: Path, **parts: int) -> None:
+    """A parquet file of each part, with so many images."""
+    for part, count in parts.items():
+        images = [{"bytes": png(folder, number)} for number in range(count)]
+        labels = pa.array([number % 10 for number in range(count)])
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{part}.parquet")
 
 
 def png(folder: Path, number: int) -> bytes:
