@@ -243,9 +243,10 @@ def _run(
     print_table(console, table(("", ""), rows, left=2))
     warnings = [*plan.warnings(), *engine.warnings(recipe, train_images)]
     if recipe.optim.layer_decay is not None and not recipe.model.weights:
+        own = recipes.recipes().get(name, recipe).model.weights
         warnings.append(
             "This recipe is for fine-tuning, and the model starts from random weights: give --model.weights with a "
-            "checkpoint or a released one, such as convnext_tiny.in22k."
+            f"checkpoint or a released one, such as {own or 'convnext_tiny.in22k'}."
         )
     for warning in warnings:
         console.print(warning, style="yellow")

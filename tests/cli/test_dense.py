@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from convnext import recipes
 from convnext.cli.main import run
 from convnext.data.shapes import write_shapes, write_shapes_semantic
 from convnext.files import read_record
@@ -224,3 +225,14 @@ def test_starting_from_a_classifier_and_from_a_whole_model(task, request, tmp_pa
     said = capsys.readouterr().out
     assert "Weights from" in said
     assert "for the backbone" not in said
+
+
+@pytest.mark.parametrize("recipe", ["small/detect", "small/segment"])
+def test_a_start_from_random_weights_is_told_the_weights_of_its_own_task(recipe, shapes, labelled, tmp_path, capsys):
+    options = {
+        "small/detect": [*DETECTION, "--data", str(shapes)],
+        "small/segment": [*SEGMENTATION, "--data", str(labelled)],
+    }
+    assert run(["train", *options[recipe], "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    released = recipes.get(recipe).model.weights
+    assert f"such as {released}." in " ".join(capsys.readouterr().out.split())
