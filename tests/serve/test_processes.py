@@ -26,7 +26,7 @@ class Load:
         self.codes: list[int] = []
         self.errors: list[tuple[float, str]] = []
         self.bodies: set[tuple[str, str]] = set()
-        self.running = True
+        self.running, self.longest = True, 0.0
         self.threads = [threading.Thread(target=self.ask, args=(url,)) for _ in range(clients)]
         for thread in self.threads:
             thread.start()
@@ -34,6 +34,7 @@ class Load:
     def ask(self, url: str) -> None:
         with httpx.Client(timeout=30) as client:
             while self.running:
+                began = time.monotonic()
                 try:
                     reply = client.post(f"{url}/predict", content=PICTURE)
                 except httpx.ConnectError:
@@ -42,6 +43,7 @@ class Load:
                     self.errors.append((time.monotonic(), repr(error)))
                 else:
                     self.codes.append(reply.status_code)
+                    self.longest = max(self.longest, time.monotonic() - began)
                     if reply.status_code == 200:
                         self.bodies.add((reply.headers["x-model-version"], reply.text))
 
@@ -126,6 +128,23 @@ def test_a_killed_worker_is_replaced_and_a_signal_drains_all(file):
         assert "is replaced" in said
         assert len(load.errors) <= 4, load.errors  # what the killed worker had in work
         assert all(at - killed < 2 for at, _ in load.errors)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_end_is_replaced_and_nothing_is_lost(file):
+    with Process(file, "--workers", "2") as server:
+        load = Load(server.url)
+        until(lambda: len(load.codes) > 20)
+        first = server.workers()
+        os.kill(first[0], signal.SIGTERM)
+        until(lambda: len(server.workers()) == 2 and first[0] not in server.workers(), 60)
+        count = len(load.codes)
+        until(lambda: len(load.codes) > count + 50)
+        load.end()
+        assert load.errors == []
+        assert set(load.codes) <= {200, 503}
+        assert load.longest < 1.5, load.longest  # others go on accepting: nobody has to knock again
+        assert server.end(signal.SIGTERM)[0] == 0
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def run(argv: list[str]) -> int:
     for module in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
         require(module, "serve")
 
-    from convnext.serve.lifecycle import bind, serve, url_of
+    from convnext.serve.lifecycle import serve
+    from convnext.serve.listening import bind, url_of
     from convnext.serve.workers import Workers
 
     token = read_token(arguments.token_file)

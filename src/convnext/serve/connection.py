@@ -69,8 +69,13 @@ class LimitedConnection(HttpToolsProtocol):
         self.timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def shutdown(self) -> None:
-        """Close at the end of the server; where a request may be on the way, once it is refused."""
-        if self.cycle is not None:
+        """Close at the end of the server; a request that may be on the way is refused, or meets a clean end."""
+        if self.cycle is None:
+            return
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self.linger()
+            self.transport.write_eof()
+        else:
             super().shutdown()
 
     def pause_writing(self) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -18,25 +18,28 @@ from convnext.console import clean
 from convnext.errors import ConvNextError
 from convnext.serve.app import create_app
 from convnext.serve.connection import connection_class
+from convnext.serve.listening import turn_away, waiting
 from convnext.serve.options import Options
 from convnext.serve.service import Service
 
 BACKLOG = 2048
-ACCEPT = 0.05  # seconds in which connections that wait in the kernel are accepted, to be told
+ACCEPT = 0.2  # seconds in which connections that have begun are made and accepted, to be told
 LINGER = 1.0  # seconds in which open connections are told that no more requests are accepted
 
 
 class Server(uvicorn.Server):
     """uvicorn with our signals: the first SIGTERM or Ctrl-C drains, another one, a second later, ends at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, started: Callable[[], None]):
+    def __init__(
+        self, config: uvicorn.Config, service: Service, started: Callable[[], None], others: Callable[[], bool]
+    ):
         super().__init__(config)
-        self.service, self.on_started = service, started
+        self.service, self.on_started, self.others = service, started, others
         self.asked: float | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {signal.SIGTERM: self._drain, signal.SIGINT: self._drain}
+        before: dict[int, Any] = {signal.SIGTERM: self.drain, signal.SIGINT: self.drain}
         if hasattr(signal, "SIGHUP"):
             before[signal.SIGHUP] = self._reload
         handlers = {signum: signal.signal(signum, handler) for signum, handler in before.items()}
@@ -49,12 +52,13 @@ class Server(uvicorn.Server):
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for each in sockets or []:
-            each.listen(0)  # who comes now comes again and is told that nobody listens; closing would cut who waits
+        ending = [] if self.others() else sockets or []
+        for each in ending:
+            turn_away(each)
         await asyncio.sleep(ACCEPT)
-        late = [connection for each in sockets or [] for connection in waiting(each)]
+        late = [connection for each in ending for connection in waiting(each)]
         for server in self.servers:
-            server.close()  # at once: whoever waited by now would be cut
+            server.close()
         for connection in late:
             await asyncio.get_running_loop().connect_accepted_socket(self.make_protocol, connection)
         await super().shutdown(sockets)
@@ -64,7 +68,8 @@ class Server(uvicorn.Server):
         protocol: Any = self.config.http_protocol_class
         return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
-    def _drain(self, *_: object) -> None:
+    def drain(self, *_: object) -> None:
+        """End once what was accepted is answered; at once if it is asked again, a second later."""
         now = time.monotonic()
         if self.asked is not None and now - self.asked > 1:
             self.should_exit = self.force_exit = True
@@ -82,16 +87,6 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def waiting(listening: socket.socket) -> list[socket.socket]:
-    """The connections that wait to be accepted."""
-    found = []
-    with suppress(OSError):
-        listening.setblocking(False)
-        while True:
-            found.append(listening.accept()[0])
-    return found
-
-
 def reload_all(service: Service) -> None:
     """Load every model's file again; one that cannot be used leaves the model before in its place."""
     for name, served in service.models.items():
@@ -100,28 +95,6 @@ def reload_all(service: Service) -> None:
         except ConvNextError as error:
             said = f"{name} stays as it was: {error}"
         print(f"convnext: {clean(said)}", file=sys.stderr, flush=True)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address that is free; it does not listen yet.
-
-    Raises:
-        ConvNextError: the address is in use, or is none of this machine's.
-    """
-    bound = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        if bound:
-            bound.close()
-        raise ConvNextError(
-            f"Cannot listen at {host} port {port}: {error.strerror or error}. Give another --port (0: any that is free)."
-        ) from None
-    bound.set_inheritable(True)
-    return bound
 
 
 def serve(options: Options, bound: socket.socket, started: Callable[[Service], None]) -> int:
@@ -137,8 +110,20 @@ def serve(options: Options, bound: socket.socket, started: Callable[[Service], N
     return run_service(service, bound, lambda: started(service))
 
 
-def run_service(service: Service, bound: socket.socket, started: Callable[[], None]) -> int:
-    """`serve` for a service that is made already."""
+def run_service(
+    service: Service, bound: socket.socket, started: Callable[[], None], others: Callable[[], bool] = lambda: False
+) -> int:
+    """`serve` for a service that is made already.
+
+    Args:
+        others: True while other processes go on accepting connections at the same socket.
+    """
+    server_of(service, started, others).run([bound])
+    return 0
+
+
+def server_of(service: Service, started: Callable[[], None], others: Callable[[], bool] = lambda: False) -> Server:
+    """The server of a service; its `run` takes the sockets to listen at."""
     limits = service.limits
     config = uvicorn.Config(
         create_app(service),
@@ -151,15 +136,7 @@ def run_service(service: Service, bound: socket.socket, started: Callable[[], No
         proxy_headers=False,
         ws="none",
         timeout_keep_alive=limits.idle,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=2,
         backlog=BACKLOG,
     )
-    server = Server(config, service, started)
-    server.run([bound])
-    return 0
-
-
-def url_of(bound: socket.socket) -> str:
-    """The address of a bound socket for people."""
-    host, port = bound.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return Server(config, service, started, others)

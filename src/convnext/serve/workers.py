@@ -31,6 +31,7 @@ class Workers:
         self.context = multiprocessing.get_context("spawn")
         self.processes: list[tuple[BaseProcess, Any]] = []
         self.ending, self.asked = False, 0.0  # asked to end, and when
+        self.all_end = self.context.RawValue("b", 0)  # the same for the workers
 
     def run(self, started: Callable[[], None]) -> int:
         """Serve until SIGTERM or Ctrl-C; `started` is called once every worker accepts requests.
@@ -61,7 +62,7 @@ class Workers:
 
     def _start(self) -> tuple[BaseProcess, Any]:
         ready, tell = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=work, args=(self.options, self.bound, tell))
+        process = self.context.Process(target=work, args=(self.options, self.bound, tell, self.all_end))
         process.start()
         tell.close()
         return process, ready
@@ -92,7 +93,7 @@ class Workers:
     def _end(self, *_: object) -> None:
         again = self.ending and time.monotonic() - self.asked > 1
         if not self.ending:
-            self.ending, self.asked = True, time.monotonic()
+            self.ending, self.asked, self.all_end.value = True, time.monotonic(), 1
         self._tell(signal.SIGKILL if again and hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
     def _tell(self, signum: int) -> None:
@@ -118,7 +119,7 @@ def was_ready(ready: Any) -> bool:
         return False
 
 
-def work(options: Options, bound: socket.socket, ready: Any) -> None:
+def work(options: Options, bound: socket.socket, ready: Any, all_end: Any) -> None:
     """One worker, in a process of its own."""
     import torch
 
@@ -137,7 +138,7 @@ def work(options: Options, bound: socket.socket, ready: Any) -> None:
         sys.exit(FAILED)
     if hasattr(signal, "SIGHUP"):
         service.reload_elsewhere = lambda: os.kill(os.getppid(), signal.SIGHUP)
-    code = run_service(service, bound, lambda: ready.send(True))
+    code = run_service(service, bound, lambda: ready.send(True), lambda: not all_end.value)
     sys.stderr.flush()
     os._exit(code)  # all is answered; the end of an interpreter with PyTorch's threads in it can hang
 
