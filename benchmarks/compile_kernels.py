@@ -58,6 +58,7 @@ def compile_variant(variant: _triton.Variant, architecture: int):
     types = {name: t.removesuffix(":16") for name, t in types.items()}
     source = ASTSource(variant.function, types, constexprs=variant.constexprs, attrs=aligned)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True}
+    options |= {"maxnreg": variant.registers} if variant.registers else {}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 

@@ -237,3 +237,26 @@ def test_the_sweep_keeps_the_fastest_and_says_up_to_which_width_fused_is(monkeyp
     assert found == {form: {str(c): f"{form} {c}" for c in seconds} for names in forms for form in names}
     del best[192, "project"]
     assert "inference" not in load("gpu_sweep")["fastest"](best)["fused"]
+
+
+@pytest.mark.parametrize(("batch", "height"), [(1, 1), (3, 2), (4, 7), (5, 14), (2, 56)])
+def test_every_row_of_every_image_is_made_once_in_the_order_of_the_model(batch, height):
+    """What the kernel computes of a program's number, in Python, and what waves.py says of it."""
+    pytest.importorskip("triton")
+    from convnext.ops._triton import depthwise
+
+    pairs = (height + 1) // 2
+    for group in (1, batch):
+        found = [depthwise.place.fn(unit, group, pairs) for unit in range(batch * pairs)]
+        assert sorted(found) == [(image, pair) for image in range(batch) for pair in range(pairs)]
+        assert [pair for _, pair in found] == list(load("waves")["order"](batch, pairs, group))
+        assert found[-1][1] in (0, pairs - 1)  # an edge, which has the least to read, comes last
+
+
+def test_waves_are_fuller_with_the_middle_of_all_images_first(tmp_path):
+    rows = run("waves", tmp_path / "x.json", "--batches", "256")["rows"]
+    last = rows[-1]
+    assert last["stage"] == "stage 3"
+    assert 1 <= last["all images"] < last["from the top"]
+    even = load("waves")["time_of"]([10.0] * 132 * 12, 6, 1.0)
+    assert even == pytest.approx(12 * 10 / 4)

@@ -145,7 +145,21 @@ def case_bf16_rows():
         assert torch.equal(depthwise_norm(*wide, bf16_rows=True), depthwise_norm(*wide))
 
 
-CHECKS = {f.__name__: f for f in (case_operator, case_compile, case_dtypes, case_subsets, case_bf16_rows)}
+def case_order():
+    """Image by image or all images at once, by what a cache holds: the same bits, of every row of every image."""
+    from convnext.ops._triton import depthwise
+
+    given, _ = draw((3, 7, 5, 8))
+    found = []
+    with backend.backend("triton"):
+        for depthwise.CACHED in (0, given[0].nbytes):
+            found.append(depthwise_norm(*given))
+    exact = reference(*(t.double() for t in given), 1e-6)
+    assert torch.equal(*found)
+    assert error(found[0], exact) <= TOLERANCE[torch.float32]
+
+
+CHECKS = {f.__name__: f for f in (case_operator, case_compile, case_dtypes, case_subsets, case_bf16_rows, case_order)}
 
 
 def main(names: list[str]) -> None:

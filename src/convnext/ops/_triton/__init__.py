@@ -24,3 +24,4 @@ class Variant(NamedTuple):
     measured: bool = (
         False  # taken only where it was measured to be the fastest, so it may be too large for other devices
     )
+    registers: int | None = None  # of a thread, at most

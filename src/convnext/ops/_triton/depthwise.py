@@ -23,12 +23,16 @@ import triton.language as tl
 from torch import Tensor
 
 from convnext.ops._triton import Variant
+from convnext.ops._triton.norm import columns, normalise
 
 K = tl.constexpr(7)
 HALF = tl.constexpr(3)
 TW = tl.constexpr(7)  # divides the map widths of images of 224
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")  # which has no instructions
 WARPS = 2
+# Registers of a thread, at most, by bytes of an element: six programs fit on a multiprocessor (fp32: five), and nothing spills.
+REGISTERS = {2: 168, 4: 184}
+CACHED = 24 << 20  # bytes of x of which an L2 cache still has the rows when the program of the next two rows comes
 PROGRAMS = 2048  # of the weight gradient: several per multiprocessor on the largest devices
 
 
@@ -99,10 +103,24 @@ def store_strip(acc, z_ptr, r_ptr, twin_ptr, row, x0, c, width, channels, C: tl.
             tl.store(twin + i * C, value.to(twin_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["height", "width", "blocks_x", "eps"])
+@triton.jit
+def place(unit, group, pairs):
+    """The image and the pair of rows of a unit of work: group after group of images, in each the middle pairs of all first.
+
+    Pairs at the edges have fewer rows to read, and so little work that they fill the multiprocessors' last gaps.
+    """
+    first = unit // pairs // group * group
+    within = unit - first * pairs
+    rank = within // group
+    half = (rank + 1) // 2
+    return first + within % group, (pairs - 1) // 2 + half * (rank % 2 * 2 - 1)
+
+
+@triton.jit(do_not_specialize=["group", "height", "width", "blocks_x", "eps"])
 def conv_kernel(
-    x_ptr, w_ptr, b_ptr, z_ptr, hat_ptr, rstd_ptr, g_ptr, nb_ptr, r_ptr, twin_ptr, height, width, blocks_x, eps,
-    C: tl.constexpr, BC: tl.constexpr, P: tl.constexpr, CP: tl.constexpr,
+    x_ptr, w_ptr, b_ptr, z_ptr, hat_ptr, rstd_ptr, g_ptr, nb_ptr, r_ptr, twin_ptr,
+    group, height, width, blocks_x, eps,
+    C: tl.constexpr, BC: tl.constexpr, P: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr, PX: tl.constexpr,
     EVEN: tl.constexpr, FLIP: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
     """Two rows of P strips of one image, all channels: z = x * w + b + r, normalised if NORM (z = hat * g + nb).
@@ -111,12 +129,12 @@ def conv_kernel(
     """
     DTYPE: tl.constexpr = w_ptr.dtype.element_ty
     pid = tl.program_id(0)
-    pairs = (height + 1) // 2
     start = pid % blocks_x * (P * TW)
     x0 = start + tl.arange(0, P)[:, None] * TW  # (P, 1)
-    y0 = pid // blocks_x % pairs * 2
+    image, pair = place(pid // blocks_x, group, (height + 1) // 2)
+    y0 = pair * 2
     stride = width.to(tl.int64) * C
-    image = (pid // blocks_x // pairs).to(tl.int64) * height  # in rows
+    image = image.to(tl.int64) * height  # in rows
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)[None, :]  # (1, BC)
         channels = c < C if C % BC else tl.full([1, BC], True, tl.int1)
@@ -149,26 +167,12 @@ def conv_kernel(
             store_strip(second, z_ptr, r_ptr, twin_ptr, row + stride, x0, c, width, channels, C, EVEN)
     if NORM:
         tl.debug_barrier()  # what the other threads of this program wrote is read below
-        PX: tl.constexpr = 1024 // CP if CP < 1024 else 1
-        c = tl.arange(0, CP)[None, :]
         for y in range(y0, min(y0 + 2, height)):
             for at in range(start, min(start + P * TW, width), PX):
                 column = at + tl.arange(0, PX)[:, None]
                 pixel = (image + y) * width + column  # (PX, 1) int64
                 strip = (column < width) & (column < start + P * TW)
-                inside = strip & (c < C)
-                value = tl.load(z_ptr + pixel * C + c, mask=inside, other=0.0).to(tl.float32)
-                centred = tl.where(inside, value - tl.sum(value, 1)[:, None] * (1.0 / C), 0.0)
-                rstd = tl.rsqrt(tl.sum(centred * centred, 1)[:, None] * (1.0 / C) + eps)
-                hat = centred * rstd
-                if rstd_ptr is not None:
-                    tl.store(rstd_ptr + pixel, rstd, mask=strip)
-                if hat_ptr is not None:
-                    tl.store(hat_ptr + pixel * C + c, hat.to(hat_ptr.dtype.element_ty), mask=inside)
-                if g_ptr is not None:
-                    hat *= tl.load(g_ptr + c, mask=c < C, other=0.0).to(tl.float32)
-                    hat += tl.load(nb_ptr + c, mask=c < C, other=0.0).to(tl.float32)
-                tl.store(z_ptr + pixel * C + c, hat.to(z_ptr.dtype.element_ty), mask=inside)
+                normalise(z_ptr, hat_ptr, rstd_ptr, g_ptr, nb_ptr, pixel, strip, eps, C, PART, PARTS)
 
 
 @triton.jit
@@ -254,9 +258,10 @@ def conv_launch(
     chunk, strips = blocks(c, w, 4 * 32 * WARPS)  # 4 channels a thread: loads of 8 bytes in bf16, 56 sums in registers
     blocks_x = triton.cdiv(w, int(TW) * strips)
     conv_kernel[(b * triton.cdiv(h, 2) * blocks_x,)](
-        x, taps, bias, z, hat, rstd, g, nb, added, twin, h, w, blocks_x, eps,
-        C=c, BC=chunk, P=strips, CP=triton.next_power_of_2(c), EVEN=w % (int(TW) * strips) == 0, FLIP=flip, NORM=norm,
-        num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
+        x, taps, bias, z, hat, rstd, g, nb, added, twin,
+        b if x.nbytes <= CACHED else 1, h, w, blocks_x, eps,
+        C=c, BC=chunk, P=strips, **columns(c, WARPS), EVEN=w % (int(TW) * strips) == 0, FLIP=flip, NORM=norm,
+        num_warps=WARPS, num_stages=1, maxnreg=REGISTERS[x.element_size()], enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -312,7 +317,7 @@ def weight_gradient(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     if units:
         weight_kernel[(chunks, splits)](
             x, dy, partial, h, w, blocks_x, units, share, C=c, BC=chunk, P=strips, EVEN=w % (int(TW) * strips) == 0,
-            num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
+            num_warps=WARPS, num_stages=1, maxnreg=REGISTERS[x.element_size()], enable_fp_fusion=True,
         )  # fmt: skip
     total = partial.sum(0)  # (50, C)
     return total[:49].t().contiguous().view(c, 1, 7, 7), total[49].clone()
@@ -341,21 +346,41 @@ def variants() -> list[Variant]:
         for dtype in ("bf16", "fp32") if c == 96 else ("bf16",):
             chunk, strips = blocks(c, w, 4 * 32 * WARPS)
             even = w % (int(TW) * strips) == 0
-            shape = {"C": c, "BC": chunk, "P": strips, "CP": triton.next_power_of_2(c), "EVEN": even}
+            shape = {"C": c, "BC": chunk, "P": strips, **columns(c, WARPS), "EVEN": even}
             for form, (data, floats, flags) in FORMS.items():
                 if form.startswith(("residual", "bf16")) and (dtype == "fp32" or c == 2048):
                     continue
                 types = dict.fromkeys(data.split(), f"*{dtype}") | dict.fromkeys(floats.split(), "*fp32")
                 signature = {p: types[p] for p in POINTERS if p in types}
-                signature |= {"height": "i32", "width": "i32", "blocks_x": "i32", "eps": "fp32"}
+                signature |= dict.fromkeys(("group", "height", "width", "blocks_x"), "i32") | {"eps": "fp32"}
                 constants = shape | flags | dict.fromkeys(p for p in POINTERS if p not in types)
-                found.append(Variant(f"depthwise_{form}_{dtype}_{c}x{w}", conv_kernel, signature, constants, WARPS, 1))
+                found.append(
+                    Variant(
+                        f"depthwise_{form}_{dtype}_{c}x{w}",
+                        conv_kernel,
+                        signature,
+                        constants,
+                        WARPS,
+                        1,
+                        registers=REGISTERS[2 if dtype == "bf16" else 4],
+                    )
+                )
             chunk, strips = blocks(c, w, 2 * 32 * WARPS)
             constants = {"C": c, "BC": chunk, "P": strips, "EVEN": w % (int(TW) * strips) == 0}
             signature = {"x_ptr": f"*{dtype}", "dy_ptr": f"*{dtype}", "out_ptr": "*fp32"}
             signature |= dict.fromkeys(("height", "width", "blocks_x", "units", "share"), "i32")
             name = f"depthwise_weight_gradient_{dtype}_{c}x{w}"
-            found.append(Variant(name, weight_kernel, signature, constants, WARPS, 1))
+            found.append(
+                Variant(
+                    name,
+                    weight_kernel,
+                    signature,
+                    constants,
+                    WARPS,
+                    1,
+                    registers=REGISTERS[2 if dtype == "bf16" else 4],
+                )
+            )
     return found
 
 
