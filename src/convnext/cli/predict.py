@@ -113,10 +113,8 @@ def watch(folder: Path, answering: "Answering") -> None:
     from convnext.task.inputs import of_file
 
     with suppress(KeyboardInterrupt):
-        looks = arrivals(folder, lambda: time.sleep(LOOK))
-        answering.err.print(
-            f"Waiting for images in {folder}; Ctrl-C ends.", style="dim"
-        )  # what comes from now on is new
+        looks = arrivals(folder, lambda: time.sleep(LOOK))  # what comes from now on is new
+        answering.err.print(f"Waiting for images in {folder}; Ctrl-C ends.", style="dim")
         for files in looks:
             if files:
                 answering.answer([of_file(file) for file in files])
