@@ -60,6 +60,7 @@ MINUTES = {
     "swin:tiny": 1.5,
     "batch1:tiny": 1.5,
     "batch1:base": 1.5,
+    "train16:tiny": 2.5,
     "patchify": 0.7,
     "inference:small": 3.5,
     "inference:large": 3.5,
@@ -76,9 +77,9 @@ MINUTES = {
 }
 """Steps in order of importance, and the minutes without which none is begun.
 
-smoke, depthwise, mlp, patchify: gpu_kernels.py; sweep, blocks, profile: gpu_sweep.py; inference, batch1 (with and without a CUDA
-graph) and train: ours (plain, and `deploy` in inference) and timm's; autotune: timm's compilations that take
-longest; recompute: our training step with hidden layers made again; swin: Swins."""
+smoke, depthwise, mlp, patchify: gpu_kernels.py; sweep, blocks, profile: gpu_sweep.py; inference, batch1, train and train16
+(16 images; it and batch1 with and without a CUDA graph): ours (plain, and `deploy` in inference) and timm's; autotune: timm's
+compilations that take longest; recompute: our training step with hidden layers made again; swin: Swins."""
 DEVICE = "cuda"
 BATCH = 256
 ROUNDS, SECONDS = 10, 0.3
@@ -87,7 +88,7 @@ COMPILES = {  # of the peers
     "inference": ("none", "default", "reduce-overhead"),
     "autotune": ("max-autotune",),
     "autotune-train": ("reduce-overhead", "max-autotune"),
-    **dict.fromkeys(("train", "recompute", "swin", "batch1"), ("none", "default")),
+    **dict.fromkeys(("train", "train16", "recompute", "swin", "batch1"), ("none", "default")),
 }
 PAIRS = {
     "inference": ("inference", "autotune"),
@@ -219,14 +220,14 @@ def measure_models(kind: str, size: str, out: Path, deadline: float) -> None:
     from convnext.benchmark.run import benchmark
     from convnext.models.block import Block
 
-    training = kind in ("train", "recompute", "autotune-train")
+    training = kind in ("train", "train16", "recompute", "autotune-train")
     choices = Choices(
         modes=("train",) if training else ("inference",),
-        batches=(1,) if kind == "batch1" else (BATCH,),
+        batches=({"batch1": 1, "train16": min(16, BATCH)}.get(kind, BATCH),),
         image_sizes=(224,) if DEVICE == "cuda" else (32,),
         compiles=COMPILES[kind] if DEVICE == "cuda" else ("none",),
         layouts=("nchw", "nhwc") if DEVICE == "cuda" else ("nchw",),
-        graphs="both" if kind == "batch1" and DEVICE == "cuda" else "off",
+        graphs="both" if kind in ("batch1", "train16") and DEVICE == "cuda" else "off",
         ours={
             "compiles": ("none", "default") if kind == "train" and DEVICE == "cuda" else ("none",),
             "layouts": ("nhwc",),
@@ -258,7 +259,7 @@ def peers(kind: str, size: str) -> list[str]:
     if kind == "recompute":
         return []
     name = f"timm:{(SWINS if kind == 'swin' else SIZES)[size]}"
-    return [name] if kind in ("swin", "batch1") else [name, f"{name}{CONV_MLP}"]
+    return [name] if kind in ("swin", "batch1", "train16") else [name, f"{name}{CONV_MLP}"]
 
 
 def best(out: Path) -> list[dict]:

@@ -181,6 +181,7 @@ def _run(
     from convnext import tasks
     from convnext.console import print_table, table
     from convnext.data.patterns import absolute, is_pattern
+    from convnext.engine.graphed import check_graph
     from convnext.engine.loop import Run
     from convnext.layout import counted
     from convnext.recipes.diff import flatten
@@ -198,8 +199,7 @@ def _run(
         if not label.isascii() and label.encode("utf-8", "replace").decode("utf-8") != label:
             raise ConvNextError(f"The class {label!r} has a name that is no UTF-8, which weights need: rename it.")
     for field in recipe.places:  # so that the run can be evaluated from anywhere
-        place = getattr(recipe, field)
-        if place and (Path(place).expanduser().exists() or is_pattern(place)):
+        if (place := getattr(recipe, field)) and (Path(place).expanduser().exists() or is_pattern(place)):
             recipe = replace(recipe, **{field: absolute(place)})
     if recipe.from_scratch:
         recipe = replace(recipe, model=replace(recipe.model, weights=None))
@@ -223,17 +223,15 @@ def _run(
         found = world.on_main(lambda: _batch_size(recipe, plan, folder, train_images, val_images, world))
         recipe = replace(recipe, device_batch=found)
         plan = make_plan(recipe, len(train_images), world.size)
-    size = spec.geometry(recipe)[1]
+    check_graph(recipe, plan, world)
+    classes = counted(len(train_images.classes), "class", "classes")
     precision = described(resolve_precision(recipe.precision, world.device), world.device)
     if (published := recipe.published_precision) and precision != published:
         precision += f" (the paper: {published}; --precision {published})"
     read_as = f" (read as {kind})" if (kind := getattr(train_images, "format", "")) else ""
     rows = [
         ("recipe", f"{name} ({recipe.source})"),
-        (
-            "model",
-            ", ".join(filter(None, (recipe.model.name, counted(len(train_images.classes), "class", "classes"), size))),
-        ),
+        ("model", ", ".join(filter(None, (recipe.model.name, classes, spec.geometry(recipe)[1])))),
         ("data", f"{recipe.data}{read_as}: {len(train_images):,} to train on, {_evaluated(recipe, val_images)}"),
         ("device", f"{describe(world.device)}, {precision}"),
         *plan.rows()[1:],

@@ -1,5 +1,7 @@
 """The arithmetic of timing, on a clock of the test's own, and what a step is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from convnext.benchmark.configs import Config
 from convnext.benchmark.throughput import Runner, percentile, run_rounds, spread, timed, warm_up
 from convnext.errors import ConvNextError
 from convnext.paper import COUNTED
+from recording import recorded
 
 TINY = Config("convnext_atto", batch=2, image_size=32)
 
@@ -228,3 +231,18 @@ def test_no_larger_product_is_tried_when_one_takes_long_enough(cpu, monkeypatch)
     sides = []
     monkeypatch.setattr(ceilings, "best", lambda call, device: sides.append(call().shape[0]) or 1.0)
     assert ceilings.matmul_rate("fp32", cpu, sides=(8, 64)) == 2 * 8**3
+
+
+def test_a_graph_computes_what_the_step_does(cpu, monkeypatch):
+    """With a recording of operations in place of CUDA's: numbers of the host are constants of it, tensors are read anew."""
+    monkeypatch.setattr(prepare.graphs, "recorded", lambda work: recorded(work, list))
+    monkeypatch.setattr(prepare.graphs, "aside", lambda work: work())
+    config = replace(TINY, model="convnext_atto", batch=1)
+    plain, graph = (prepare.prepare(replace(config, graph=graph), cpu) for graph in (False, True))
+    first, second = plain(), plain()
+    torch.testing.assert_close(graph().clone(), first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(graph(), second, rtol=1e-4, atol=1e-5)
+    train = prepare.prepare(replace(config, mode="train", graph=True), cpu, rotated=False)
+    losses = [float(train()) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]

@@ -79,6 +79,7 @@ def test_the_loss_is_that_of_pytorch(mixed):
     )
     batch = Batch(torch.zeros(8, 3, 4, 4), labels, list(range(8)), [])
     seed_all(1)
+    batch = ClassificationTask.mix(task, batch)
     loss = ClassificationTask.losses(task, lambda images: logits, batch)["loss"]
     seed_all(1)
     if mixed:

@@ -250,7 +250,7 @@ def test_steps_that_are_not_finite_end_the_run_after_as_many_as_are_allowed(tmp_
     from convnext.errors import ConvNextError
 
     run = make_run(tmp_path / "run", max_nonfinite=3)
-    run.take_step.loss = lambda model, batch: {"loss": model(batch).sum() * math.nan}
+    run.take_step.losses = lambda model, batch: {"loss": model(batch).sum() * math.nan}
     with pytest.raises(ConvNextError, match="3 steps in a row, up to step 3") as error:
         run.fit()
     assert "nonfinite.jsonl" in str(error.value)

@@ -33,7 +33,7 @@ def toy_recipe(**fields) -> Classification:
 
 
 class Toy:
-    """A `convnext.engine.loop.Task`. `on_batch` and `on_evaluate` are called at those moments."""
+    """A `convnext.engine.task.Task`. `on_batch` and `on_evaluate` are called at those moments."""
 
     metric = "top1"
     fingerprint = "toy"
@@ -48,6 +48,9 @@ class Toy:
         for micro in range(start * self.plan.accumulation, self.plan.total_steps * self.plan.accumulation):
             self.on_batch(micro)
             yield torch.randn(4, 4, generator=torch.Generator().manual_seed(derive("batch", micro)))
+
+    def mix(self, batch: Tensor) -> Tensor:
+        return batch
 
     def losses(self, model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
         return {"loss": model(batch).square().mean()}

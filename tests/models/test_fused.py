@@ -12,10 +12,13 @@ from torch import nn
 
 from convnext.errors import ConvNextError
 from convnext.models.convnext import ConvNeXt
+from convnext.models.deployed import Deployed
 from convnext.models.isotropic import IsotropicConvNeXt
 from convnext.models.recompute import recompute_blocks, recompute_hidden
 from convnext.ops import backend, onednn
+from convnext.runtime import graphs
 from interpreter import interpreted, run_cases
+from recording import recorded
 
 SIDE = 32  # of the images; the interpreter takes seconds for each, so default cases are isotropic: 2 x 2 pixels
 
@@ -412,3 +415,29 @@ def test_what_a_deployed_model_refuses():
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+
+
+def test_a_deployed_model_replays_recordings_by_shape(monkeypatch):
+    """With a recording of operations in place of CUDA's, which a CPU has not."""
+    made = []
+    monkeypatch.setattr(graphs, "recorded", lambda work: made.append(1) or recorded(work, list))
+    monkeypatch.setattr(graphs, "aside", lambda work: work())
+    model = ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), num_classes=None, layer_scale_init_value=1.0)
+    plain = model.deploy("fp32")
+    with pytest.raises(ConvNextError, match="cuda_graphs is for a GPU, and the model is on cpu"):
+        model.deploy("fp32", cuda_graphs=True)
+    fast = Deployed(plain.model, "fp32", "", torch.float32, graphs.Replays(most=2))
+    torch.manual_seed(0)
+    sides = (32, 64, 32, 32, 96, 64, 32)  # the third shape makes room by the oldest, which then comes again
+    given = [torch.randn(2, 3, side, side) for side in sides]
+    found = [fast(x) for x in given]
+    for x, maps in zip(given, found, strict=True):
+        for key, value in plain(x).items():
+            torch.testing.assert_close(maps[key], value, rtol=1e-4, atol=1e-5)
+    assert len(made) == 4
+    assert set(fast.feature_maps(given[0])) == set(plain.feature_maps(given[0]))
+    assert len(made) == 5
+    copied = copy.deepcopy(fast)
+    assert copied.graphs.most == 2
+    assert not copied.graphs.kept
+    torch.testing.assert_close(copied(given[0]), found[0])

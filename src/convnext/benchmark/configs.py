@@ -188,7 +188,7 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
     layouts = chosen.ours["layouts"] if ours else chosen.layouts
     graphs = {"on": (True,), "off": (False,), "both": (False, True)}.get(chosen.graphs)
     if graphs is None:
-        graphs = (False, True) if device == "cuda" and batch == 1 else (False,)
+        graphs = (False, True) if device == "cuda" and batch == 1 and mode == "inference" else (False,)
     plain = chosen.layouts[0] if chosen.layouts else "nchw"
     if mode == "inference" and not autocast:
         for runtime in chosen.runtimes:
@@ -205,8 +205,7 @@ def _of_model(name: str, forms, mode: str, size: int, batch: int, precision: str
             or (form == "deploy" and (how != "none" or autocast or precision == "fp16" or backend != "auto"))
             or (not ours and backend != chosen.backends[0])  # it has none
         )
-        # training is not captured, and these two capture by themselves
-        graph = graph and mode == "inference" and how not in ("max-autotune", "reduce-overhead")
+        graph = graph and how not in ("max-autotune", "reduce-overhead")  # which capture by themselves
         if not skipped:
             yield Config(
                 name, mode, batch, size, precision, autocast, layout, how, graph, form, backend if ours else "auto"

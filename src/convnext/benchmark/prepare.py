@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convnext.benchmark import networks, runtimes
 from convnext.benchmark.configs import Config
 from convnext.ops.backend import backend
+from convnext.runtime import graphs
 from convnext.runtime.precision import autocast
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -73,11 +74,12 @@ def prepare(config: Config, device: torch.device, rotated: bool = True) -> Calla
     if config.mode == "train":
         if spec := networks.dense_spec(config.model):
             targets, losses = spec.example_targets(batches[0]), cast(Any, network)
-            return _training(model, lambda x: sum(losses(x, targets).values()), batches, precision, device)
-        return _training(model, _with_loss(model, network, batches[0]), batches, precision, device)
-    if config.graph:
-        return _captured(network, batches, precision, device)
-    return _inference(network, batches, precision, device)
+            return _training(
+                model, lambda x: sum(losses(x, targets).values()), batches, precision, device, config.graph
+            )
+        loss_of = _with_loss(model, network, batches[0])
+        return _training(model, loss_of, batches, precision, device, config.graph)
+    return _inference(network, batches, precision, device, config.graph)
 
 
 def batch_bytes(config: Config) -> int:
@@ -119,14 +121,16 @@ def compiled(model: nn.Module, config: Config) -> Callable[[Tensor], Tensor]:
     return torch.compile(call, dynamic=False, **how)
 
 
-def _inference(network, batches: list[Tensor], precision: str, device: torch.device):
-    endless = cycle(batches)
-
-    def step():
+def _inference(network, batches: list[Tensor], precision: str, device: torch.device, graph: bool = False):
+    def forward(images: Tensor):
+        # autocast within: the casts that it keeps are gone when it ends, and a graph must not read them
         with torch.inference_mode(), autocast(precision, device):
-            return network(next(endless))
+            return network(images)
 
-    return _begun(step, device)
+    if graph:
+        return _captured(forward, batches)
+    endless = cycle(batches)
+    return _begun(lambda: forward(next(endless)), device)
 
 
 def _with_loss(model: nn.Module, network, images: Tensor) -> Callable[[Tensor], Tensor]:
@@ -134,44 +138,34 @@ def _with_loss(model: nn.Module, network, images: Tensor) -> Callable[[Tensor], 
     return lambda x: F.cross_entropy(network(x), labels)
 
 
-def _training(model: nn.Module, loss_of, batches: list[Tensor], precision: str, device: torch.device):
-    endless = cycle(batches)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True)
+def _training(model: nn.Module, loss_of, batches: list[Tensor], precision: str, device: torch.device, graph: bool):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, fused=True, capturable=graph)
 
-    def step():
+    def train(images: Tensor) -> Tensor:
         with autocast(precision, device):
-            loss = loss_of(next(endless))
+            loss = loss_of(images)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss
+        return loss.detach()
 
-    return _begun(step, device)
+    if graph:
+        return _captured(train, batches)
+    endless = cycle(batches)
+    return _begun(lambda: train(next(endless)), device)
 
 
-def _captured(network, batches: list[Tensor], precision: str, device: torch.device):
-    """One CUDA graph of the forward pass; each step copies the next images to where the graph reads them."""
+def _captured(work: Callable[[Tensor], object], batches: list[Tensor]):
+    """One CUDA graph of the work on a batch; each step copies the next images to where the graph reads them."""
     endless = cycle(batches)
     static = torch.empty_like(batches[0]).copy_(batches[0])
-
-    def forward():  # autocast within: the casts that it keeps are gone when it ends, and a graph must not read them
-        with torch.inference_mode(), autocast(precision, device):
-            return network(static)
-
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            forward()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = forward()
+    for _ in range(3):
+        graphs.aside(lambda: work(static))
+    replay, answer = graphs.recorded(lambda: work(static))
 
     def step():
-        with torch.inference_mode():
-            static.copy_(next(endless))
-        graph.replay()
+        static.copy_(next(endless))
+        replay()
         return answer
 
     return step

@@ -5,6 +5,7 @@ Legend: B batch, N images, K classes.
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,16 @@ class LabelTask(ClassificationTask):
             return None
         return positive_weights(recipe.class_weights, train.counts(), len(train), list(train.classes))
 
+    def mix(self, batch: Batch) -> Batch:
+        assert isinstance(batch.targets, Tensor)  # (B, K)
+        images, targets = mixed(self.recipe.augment, batch.images, batch.targets)
+        return replace(batch, images=images, targets=targets)
+
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(batch.targets, Tensor)  # (B, K)
-        augment = self.recipe.augment
-        images, targets = mixed(augment, batch.images, batch.targets)
-        logits = model(images).float()
-        loss = LOSSES[self.recipe.multi_label_loss](logits, smoothed(targets, augment.label_smoothing), self.weights)
+        logits = model(batch.images).float()
+        targets = smoothed(batch.targets, self.recipe.augment.label_smoothing)
+        loss = LOSSES[self.recipe.multi_label_loss](logits, targets, self.weights)
         return {"loss": loss}
 
     def evaluate(

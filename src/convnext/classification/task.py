@@ -125,13 +125,18 @@ class ClassificationTask(DataTask):
         assert batch.erase is not None
         return replace(batch, images=Finish(self.preprocess)(batch.images, batch.erase), erase=None)
 
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def mix(self, batch: Batch) -> Batch:
+        if not self.mixup:
+            return batch
         assert isinstance(batch.targets, Tensor)  # labels (B,)
-        images, targets, smoothing = batch.images, batch.targets, self.recipe.augment.label_smoothing
-        if self.mixup:
-            images, targets = self.mixup(images, targets)
-            smoothing = 0.0  # it is in the targets
-        logits = model(images)
+        images, targets = self.mixup(batch.images, batch.targets)
+        return replace(batch, images=images, targets=targets)
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(batch.targets, Tensor)  # labels (B,), or (B, K) that were mixed
+        targets = batch.targets
+        smoothing = 0.0 if self.mixup else self.recipe.augment.label_smoothing  # it is in mixed targets
+        logits = model(batch.images)
         if self.weights is None:
             return {"loss": F.cross_entropy(logits, targets, label_smoothing=smoothing)}
         # over the number of images, not over the sum of their weights, so that micro-batches and processes add up

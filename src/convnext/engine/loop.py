@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convnext.engine import checkpoint, optim
 from convnext.engine.ema import MovingAverage
 from convnext.engine.freeze import freeze
+from convnext.engine.graphed import make_step
 from convnext.engine.meter import Meter
 from convnext.engine.recorder import Recorder
 from convnext.engine.schedule import learning_rate
 from convnext.engine.sound import is_sound, unsound
-from convnext.engine.step import Step
+from convnext.engine.task import Task
 from convnext.engine.waiting import advice
 from convnext.errors import ConvNextError
 from convnext.recipes.plan import Plan
@@ -33,41 +33,6 @@ from convnext.runtime.interruption import Hung, Interrupted, Stopped, StopReques
 from convnext.runtime.names import CHECKPOINTS, RUN_FILES, of_rank
 from convnext.runtime.precision import resolve_precision
 from convnext.runtime.world import World
-
-
-class Task(Protocol):
-    """The interface of a task to the engine: model, data, losses, evaluation and the writing of weights."""
-
-    model: nn.Module
-    metric: str  # the evaluation metric by which the best weights are chosen; higher is better, but for "loss"
-    fingerprint: str  # of the training data: a resumed run must see the same
-
-    @property
-    def validates(self) -> bool:
-        """True if there is something to evaluate on; without, the last weights are the best."""
-        ...
-
-    def batches(self, start: int) -> Iterator:
-        """Micro-batches on the device from optimizer step `start` to the end of the run."""
-        ...
-
-    def losses(self, model: nn.Module, batch) -> dict[str, Tensor]:
-        """The mean training losses of a micro-batch by name, 0-d each; their sum is minimised. `model` is the task's model
-        or a wrapper of it."""
-        ...
-
-    def sample_names(self, batch) -> list[str]:
-        """Names of a micro-batch's samples, for the record of a non-finite step."""
-        ...
-
-    def evaluate(self, models: dict[str, nn.Module], interrupted: Callable[[], bool]) -> dict[str, dict[str, float]]:
-        """Metrics of each model over the validation set, the same on every process. Raises `Interrupted` if
-        `interrupted()` is true, which every process calls equally often."""
-        ...
-
-    def save_weights(self, model: nn.Module, path: Path, facts: dict) -> None:
-        """Write a file that suffices for evaluation and prediction; `facts` go into its metadata."""
-        ...
 
 
 @dataclass
@@ -108,9 +73,7 @@ class Run:
         self.optimizer = optim.make_optimizer(task.model, recipe.optim, recipe.decay_rule)
         self.ema = MovingAverage(task.model, plan.ema_decay) if plan.ema_decay else None
         precision = resolve_precision(recipe.precision, world.device)
-        self.take_step = Step(
-            task.model, task.losses, self.optimizer, world, precision, recipe.optim.clip_grad, self.ema, frozen
-        )  # fmt: skip
+        self.take_step = make_step(recipe, plan, task, self.optimizer, world, precision, self.ema, frozen)
         self.state = State()
         self._restore()
         if recipe.compile:

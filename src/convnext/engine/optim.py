@@ -70,7 +70,17 @@ def make_optimizer(model: nn.Module, optim: AdamW, rule: str = "layer") -> Skipp
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group `lr` times its scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * group["lr_scale"])
+        else:
+            group["lr"] = lr * group["lr_scale"]
+
+
+def lr_to_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Keep learning rates as fp32 numbers on the device, so that a recorded step reads them anew each time."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+        group["capturable"] = True
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ class Step:
     """Callable: `step(batches, keys)` takes the micro-batches of one optimizer step and returns a tensor of floats on the
     device: gradient norm before clipping, 1 if the step was skipped, and each loss, its mean over all processes.
 
-    `loss(model, batch)` gives the losses by name; their sum is what is minimised. `names` are theirs after the first step.
+    `mix` and `losses` are those of a `convnext.engine.task.Task`; the sum of the losses is what is minimised, and `names` are
+    theirs after the first step.
 
     A step is skipped, on every process alike, when the loss or a gradient of any of them is not finite: parameters, buffers
     (BatchNorm's statistics), moments, step count and EMA stay as they are. Modules in `frozen` compute as in evaluation.
@@ -49,16 +51,18 @@ class Step:
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[nn.Module, object], dict[str, Tensor]],
+        losses: Callable[[nn.Module, Any], dict[str, Tensor]],
         optimizer: SkippingAdamW,
         world: World,
         precision: str = "fp32",
         clip_grad: float | None = None,
         ema: MovingAverage | None = None,
         frozen: Sequence[nn.Module] = (),
+        mix: Callable[[Any], Any] = lambda batch: batch,
     ):
         self.frozen = frozen
-        self.model, self.loss, self.optimizer, self.world, self.ema = model, loss, optimizer, world, ema
+        self.model, self.optimizer, self.world, self.ema = model, optimizer, world, ema
+        self.losses, self.mix = losses, mix
         self.precision = precision
         self.clip_grad = clip_grad
         self.names: list[str] = []
@@ -68,22 +72,28 @@ class Step:
         self.forward_model = self.parallel or model
 
     def __call__(self, batches: Iterable, accumulation: int, keys: tuple) -> Tensor:
+        before, losses = self._begin()
+        for micro, batch in enumerate(batches):
+            seed_all(*keys, micro, self.world.rank)
+            losses = losses + self._backward(self.mix(batch), accumulation, micro == accumulation - 1)
+        return self._update(losses, before)
+
+    def _begin(self) -> tuple[list[Tensor], Tensor]:
+        """The buffers as they were, and no losses."""
         for part in self.frozen:  # an evaluation puts the whole model back into training mode
             part.eval()
-        before = [buffer.clone() for buffer in self.model.buffers()]
-        losses = torch.zeros((), device=self.world.device)
-        for micro, batch in enumerate(batches):
-            last = micro == accumulation - 1
-            seed_all(*keys, micro, self.world.rank)
-            sync = nullcontext() if last or self.parallel is None else self.parallel.no_sync()
-            with sync:
-                with autocast(self.precision, self.world.device):
-                    parts = self.loss(self.forward_model, batch)
-                    loss = torch.stack([part.float() for part in parts.values()]).sum() / accumulation
-                (loss * self.loss_scale.scale if self.loss_scale else loss).backward()
-            self.names = list(parts)
-            losses = losses + torch.stack([part.detach().float() for part in parts.values()]) / accumulation
-        return self._update(losses, before)
+        return [buffer.clone() for buffer in self.model.buffers()], torch.zeros((), device=self.world.device)
+
+    def _backward(self, batch: Any, accumulation: int, last: bool) -> Tensor:
+        """Add a micro-batch's gradients; its part of the losses."""
+        sync = nullcontext() if last or self.parallel is None else self.parallel.no_sync()
+        with sync:
+            with autocast(self.precision, self.world.device):
+                parts = self.losses(self.forward_model, batch)
+                loss = torch.stack([part.float() for part in parts.values()]).sum() / accumulation
+            (loss * self.loss_scale.scale if self.loss_scale else loss).backward()
+        self.names = list(parts)
+        return torch.stack([part.detach().float() for part in parts.values()]) / accumulation
 
     @torch.no_grad()
     def _update(self, losses: Tensor, before: list[Tensor]) -> Tensor:

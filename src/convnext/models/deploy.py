@@ -20,6 +20,7 @@ from convnext.models.sparing import agreement as agreement_of
 from convnext.models.sparing import spare
 from convnext.ops import backend, onednn, onednn_int8
 from convnext.ops.rule import PLAIN
+from convnext.runtime.graphs import Replays
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -33,9 +34,10 @@ class Deployable(Foldable):
         calibration: Tensor | Sequence[Tensor] | None = None,
         agreement: float = 99.0,
         bf16_rows: bool = False,
+        cuda_graphs: bool = False,
     ) -> Deployed:
         """An inference copy, the fastest there is on this device: see `models.deploy.deploy`."""
-        return deploy(self, precision, calibration, agreement, bf16_rows)
+        return deploy(self, precision, calibration, agreement, bf16_rows, cuda_graphs)
 
 
 def deploy(
@@ -44,6 +46,7 @@ def deploy(
     calibration: Tensor | Sequence[Tensor] | None = None,
     agreement: float = 99.0,
     bf16_rows: bool = False,
+    cuda_graphs: bool = False,
 ) -> Deployed:
     """An inference copy of a ConvNeXt or isotropic ConvNeXt: same inputs and outputs, same device, no gradients.
 
@@ -56,11 +59,13 @@ def deploy(
             backbone: of the maps' mean square); blocks are spared until it is reached.
         bf16_rows: on a GPU in bf16, sum the products of each row of the depthwise kernels in bf16, too: fewer instructions for a
             larger error (docs/kernels.md).
+        cuda_graphs: on a GPU, record the work for each shape of images (the last eight) and replay it with one launch: for few
+            images at a time, where launching the kernels takes longer than they do. One thread at a time. No GPU has run it yet.
 
     Raises:
         ConvNextError: an unknown precision, a model that cannot be copied or whose weights are quantized; for int8 also a
             model on a GPU or with other blocks than ConvNeXt's, no images, or an agreement that is not reached; for `bf16_rows`
-            another device or precision.
+            another device or precision, for `cuda_graphs` another device.
     """
     device = next(model.parameters()).device
     chosen, why = choose("auto" if precision == "int8" else precision, device)
@@ -80,6 +85,8 @@ def deploy(
             f"bf16_rows is for bf16 on a GPU; the model is on {device} and computes in {chosen}. Leave it out, or move the model "
             "to a GPU and take bf16."
         )
+    if cuda_graphs and device.type != "cuda":
+        raise ConvNextError(f"cuda_graphs is for a GPU, and the model is on {device}. Leave it out, or move the model.")
     if precision == "int8":
         if device.type != "cpu":
             raise ConvNextError(
@@ -93,7 +100,7 @@ def deploy(
         block.bf16_rows = True
     if device.type == "cpu" and backend.chosen() == "auto" and onednn.usable(PRECISIONS[chosen]):
         pack(copy)
-    return Deployed(copy, chosen, why, PRECISIONS[chosen])
+    return Deployed(copy, chosen, why, PRECISIONS[chosen], Replays() if cuda_graphs else None)
 
 
 def deploy_int8(

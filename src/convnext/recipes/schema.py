@@ -182,6 +182,9 @@ class Runtime:
     recompute_stages: tuple[int, ...] = ranged((), at_least=0, at_most=3)
     """Stages (0 to 3) whose hidden layers are recomputed in the backward pass (fused GPU kernels only): less memory for one
     matrix product more."""
+    cuda_graph: bool = False
+    """Record a whole step once and replay it as one CUDA graph: for small batches on one GPU, where launching the kernels takes
+    longer than they do. Its memory stays taken. Not for detectors. No GPU has run it yet."""
 
     @property
     def kept_side(self) -> int | None:
@@ -197,6 +200,7 @@ class Recipe:
     kinds: ClassVar[dict[str, "type[Recipe]"]] = {}  # the recipe class of each task, filled in as they are defined
     task: ClassVar[str]
     decay_rule: ClassVar[str] = "layer"  # see `layer_decay_ids` of the models
+    steps_alike: ClassVar[bool] = True  # every training step has the same operations on tensors of the same shapes
     length_option: ClassVar[str]  # the option that makes a run longer
     places: ClassVar[tuple[str, ...]] = ("data",)  # fields that name data; those after the first may be empty
 
@@ -267,6 +271,7 @@ class Recipe:
 class ByEpochs:
     """The length of a run in epochs; stands before `Recipe` among a class's bases."""
 
+    steps_alike: ClassVar[bool] = True  # every training step has the same operations on tensors of the same shapes
     length_option: ClassVar[str] = "--epochs"
 
     epochs: int = ranged(300, at_least=1)
@@ -285,6 +290,7 @@ class ByEpochs:
 class BySteps:
     """The length of a run in optimizer steps; stands before `Recipe` among a class's bases."""
 
+    steps_alike: ClassVar[bool] = True  # every training step has the same operations on tensors of the same shapes
     length_option: ClassVar[str] = "--steps"
 
     steps: int = ranged(160_000, at_least=1)
@@ -353,6 +359,7 @@ class Detection(ByEpochs, Dense):
     """Images with boxes and masks."""
 
     task: ClassVar[str] = "detection"
+    steps_alike: ClassVar[bool] = False
 
     data: str = ""
     """Folder in COCO's layout: `annotations/*.json` and the images; or one JSON file beside the images of each part; or

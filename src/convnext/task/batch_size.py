@@ -51,7 +51,7 @@ def _at(task: DataTask, size: int) -> torch.Tensor:
     """The loss of a batch of `size` images of the run."""
     plan = task.plan
     task.plan = replace(plan, device_batch=size, accumulation=plan.total_batch // plan.devices // size)
-    batch = next(iter(task.batches(0)))
+    batch = task.mix(next(iter(task.batches(0))))
     return torch.stack(list(task.losses(task.model, batch).values())).sum()
 
 

@@ -35,7 +35,7 @@ from convnext.weights.save import save_weights
 
 
 class DataTask(ABC):
-    """A `convnext.engine.loop.Task` on a dataset. Subclasses build `model` and define the transform, losses and evaluation.
+    """A `convnext.engine.task.Task` on a dataset. Subclasses build `model` and define the transform, losses and evaluation.
 
     Attributes:
         metric: the evaluation metric that "best" is about: the class's, or the recipe's `best_by`.
@@ -119,6 +119,10 @@ class DataTask(ABC):
                 f"There is no metric {name!r}.{nearest(name, known)} --best-by can be: {', '.join(known)}."
             )
         return name
+
+    def mix(self, batch: Batch) -> Batch:
+        """A batch after all that the host draws at random for it."""
+        return batch
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Named losses whose sum is trained on; a dense model computes its own from the targets."""
