@@ -413,10 +413,6 @@ def test_what_a_deployed_model_refuses():
         model.deploy("bf61")
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
-
-
 def test_a_deployed_model_replays_recordings_by_shape(monkeypatch):
     """With a recording of operations in place of CUDA's, which a CPU has not."""
     made = []
@@ -441,3 +437,7 @@ def test_a_deployed_model_replays_recordings_by_shape(monkeypatch):
     assert copied.graphs.most == 2
     assert not copied.graphs.kept
     torch.testing.assert_close(copied(given[0]), found[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

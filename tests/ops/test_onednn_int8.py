@@ -36,9 +36,8 @@ def test_zero_is_a_value_of_its_own():
         assert (255 - zero) * step >= max(high, 0) - step
 
 
-@pytest.mark.filterwarnings(
-    "ignore:torch.quantize_per_tensor:UserWarning"
-)  # will go; `lacking` hears it where there is int8
+# that quantised tensors will go, which `lacking` hears only where there are int8 products
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @pytest.mark.parametrize("one_pass", [True, False])
 def test_rounding_to_bytes(one_pass, monkeypatch):
     onednn_int8.lacking()
